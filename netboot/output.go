@@ -1,0 +1,190 @@
+package netboot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"stage1/manifest"
+	"stage1/registration"
+)
+
+// output is the directory that a build makes. It is written beside where it
+// belongs and put there as a whole.
+type output struct {
+	dir string // where it belongs
+	tmp string // where it is written
+}
+
+// newOutput checks that dir may be replaced and starts a directory beside it.
+func newOutput(dir string) (*output, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if target, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = target
+	}
+	if err := checkOurs(dir); err != nil {
+		return nil, err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".tmp-")
+	if err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	// MkdirTemp keeps it to its owner; a web server is to read it.
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		os.Remove(tmp)
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	return &output{dir, tmp}, nil
+}
+
+// checkOurs refuses to replace a directory that holds anything but what a build
+// puts there.
+func checkOurs(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	script, err := os.ReadFile(filepath.Join(dir, ipxeName))
+	if err != nil || !bytes.HasPrefix(script, []byte(scriptMark)) {
+		return fmt.Errorf("output: %s was not made by mknetboot (it has no %s of ours): remove it, or choose another place", dir, ipxeName)
+	}
+	// One more is the kernel, whose name may have been another.
+	ours := append(slices.Clone(loadOrder), ipxeName, kexecName)
+	var others []string
+	for _, d := range list {
+		if !slices.Contains(ours, d.Name()) {
+			others = append(others, d.Name())
+		}
+	}
+	if len(others) > 1 {
+		return fmt.Errorf("output: %s also has files that are not mknetboot's among %q: move them, or choose another place", dir, others)
+	}
+	return nil
+}
+
+// file writes one file of the directory and returns its size in bytes.
+func (o *output) file(name string, perm fs.FileMode, write func(*os.File) error) (int64, error) {
+	f, err := os.OpenFile(filepath.Join(o.tmp, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return 0, fmt.Errorf("output: %w", err)
+	}
+	defer f.Close()
+	if err := write(f); err != nil {
+		return 0, fmt.Errorf("write %s: %w", name, err)
+	}
+	// The umask does not decide who may boot.
+	if err := f.Chmod(perm); err != nil {
+		return 0, fmt.Errorf("output: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return 0, fmt.Errorf("output: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("output: %w", err)
+	}
+	return info.Size(), f.Close()
+}
+
+// commit puts the directory in its place: whoever looks there sees the old one or
+// the new one, each whole.
+func (o *output) commit() error {
+	err := os.Rename(o.tmp, o.dir) // where there is none, or an empty one
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		err = unix.Renameat2(unix.AT_FDCWD, o.tmp, unix.AT_FDCWD, o.dir, unix.RENAME_EXCHANGE)
+	}
+	if err != nil {
+		return fmt.Errorf("output: put %s in the place of %s: %w", o.tmp, o.dir, err)
+	}
+	o.discard() // of the old one, now at tmp
+	return nil
+}
+
+// discard removes what is at tmp, if anything is.
+func (o *output) discard() { os.RemoveAll(o.tmp) }
+
+// padFile fills f with zeros up to a multiple of pageSize,
+// which the kernel skips.
+func padFile(f *os.File) error {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	return f.Truncate((size + pageSize - 1) / pageSize * pageSize)
+}
+
+// writeInitrd writes the first initrd.
+func writeInitrd(ctx context.Context, f *os.File, in *initrd) error {
+	if err := in.write(ctx, f); err != nil {
+		return err
+	}
+	return padFile(f)
+}
+
+// writeManifest writes the initrd with the manifest and the registration.
+func writeManifest(f *os.File, m *manifest.Manifest, entries []*registration.Entry) error {
+	var plain, text bytes.Buffer
+	for _, e := range entries {
+		if err := registration.Write(&plain, e); err != nil {
+			return err
+		}
+	}
+	// One goroutine, so that the output does not depend on the number of CPUs.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	packed := z.EncodeAll(plain.Bytes(), nil)
+	m.Registration = &manifest.Registration{
+		File:         manifest.Dir + "/registration.zst",
+		Size:         int64(len(packed)),
+		SHA256:       sum(packed),
+		UnpackedSize: int64(plain.Len()),
+	}
+	if err := m.Write(&text); err != nil {
+		return err
+	}
+	c := newCPIOWriter(f)
+	if err := c.File(manifest.Path, 0o644, int64(text.Len()), &text); err != nil {
+		return err
+	}
+	if err := c.File(m.Registration.File, 0o644, m.Registration.Size, bytes.NewReader(packed)); err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// writeStore writes the initrd with the images.
+func writeStore(ctx context.Context, f *os.File, images []storeImage) error {
+	c := newCPIOWriter(f)
+	for _, im := range images {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		src, err := os.Open(im.file)
+		if err != nil {
+			return err
+		}
+		err = c.AlignedFile(im.File, 0o644, im.Size, src)
+		src.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return c.Close()
+}
