@@ -1,0 +1,135 @@
+package squashimport
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"stage1/manifest"
+	"stage1/mount"
+	"stage1/squashfs"
+)
+
+// mounted is an image, mounted read-only.
+type mounted struct {
+	manifest.Image
+	dir    string // where it is mounted
+	xattrs bool   // whether any inode has extended attributes
+}
+
+// noXattrs is the start of the xattr table of an image that has none.
+const noXattrs = ^uint64(0)
+
+// openFile opens an image's file, and checks what can be told without a kernel:
+// that it is a squashfs image and whole. It follows no link out of the initrd
+// and enters no other file system.
+func openFile(initrd string, image manifest.Image) (*os.File, *squashfs.Superblock, error) {
+	root, err := os.Open(initrd)
+	if err != nil {
+		return nil, nil, fmt.Errorf("initrd: %w", err)
+	}
+	defer root.Close()
+	fd, err := unix.Openat2(int(root.Fd()), strings.TrimPrefix(image.File, "/"), &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open image %s: %w (the manifest names it: was the initrd that holds it loaded, and whole?)", image.File, err)
+	}
+	f := os.NewFile(uintptr(fd), image.File)
+	sb, err := checkFile(f, image)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("image %s: %w", image.File, err)
+	}
+	return f, sb, nil
+}
+
+func checkFile(f *os.File, image manifest.Image) (*squashfs.Superblock, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is %s, want a regular file", info.Mode())
+	}
+	if image.Size != 0 && info.Size() != image.Size {
+		return nil, fmt.Errorf("it has %d bytes, the manifest says %d: the initrd is not whole, or of another build", info.Size(), image.Size)
+	}
+	return squashfs.ReadSuperblock(f, info.Size())
+}
+
+// mountImage mounts an image at dir, which it makes. The loop device goes with
+// the mount, and the image's file may be deleted.
+func mountImage(initrd string, image manifest.Image, dir string) (*mounted, error) {
+	f, sb, err := openFile(initrd, image)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	loop, err := mount.AttachLoop(f)
+	if err != nil {
+		return nil, err
+	}
+	defer loop.Close()
+	m := mount.Mount{
+		Source: loop.Name(), Target: dir, Type: "squashfs",
+		Flags: unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID,
+	}
+	if err := m.Do(); err != nil {
+		os.Remove(dir) // best effort: what matters is the mount's error
+		return nil, fmt.Errorf("image %s: %w%s", image.File, err, mountHint(err, sb))
+	}
+	return &mounted{Image: image, dir: dir, xattrs: sb.XattrStart != noXattrs}, nil
+}
+
+// mountHint says what a refused mount means, for one who reads it on a console.
+func mountHint(err error, sb *squashfs.Superblock) string {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return " (the kernel has no squashfs: is the module in the initrd?)"
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Sprintf(" (damaged, or the kernel's squashfs lacks %s: the kernel log says which)", sb.Compressor)
+	case errors.Is(err, unix.EIO):
+		return " (damaged: the kernel log says where)"
+	}
+	return ""
+}
+
+// entries are the names in the image's root directory: the store paths.
+func (m *mounted) entries() ([]string, error) {
+	d, err := os.Open(m.dir)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", m.File, err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: read its root directory: %w", m.File, err)
+	}
+	if len(names) != m.StorePaths {
+		return nil, fmt.Errorf("image %s: it holds %d store paths, the manifest says %d", m.File, len(names), m.StorePaths)
+	}
+	if m.Entry != "" && names[0] != m.Entry {
+		return nil, fmt.Errorf("image %s: it holds %q, its name says %q", m.File, names[0], m.Entry)
+	}
+	return names, nil
+}
+
+// unmount unmounts the image, which detaches its loop device.
+func (m *mounted) unmount() error {
+	if err := mount.Unmount(m.dir, false); err != nil {
+		return fmt.Errorf("image %s: %w", m.File, err)
+	}
+	return os.Remove(m.dir)
+}
+
+// scratchDir is where the i-th image is mounted. The names are short since the
+// options of an overlay of 500 layers must fit into a page.
+func (im *Importer) scratchDir(i int) string {
+	return filepath.Join(im.opt.Scratch, fmt.Sprint(i))
+}
