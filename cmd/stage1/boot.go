@@ -1,0 +1,338 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"stage1/kmod"
+	"stage1/manifest"
+	"stage1/mount"
+	"stage1/registration"
+	"stage1/squashimport"
+)
+
+// boot is one boot: what is known so far.
+type boot struct {
+	log      *logger
+	opt      *options
+	children children
+	report   report
+
+	manifest *manifest.Manifest
+	importer *squashimport.Importer
+	next     *target  // what to execute at the end
+	oldRoot  *os.File // the initrd, after the switch
+}
+
+// Places of the new root while it is not the root yet, and of images while they
+// are imported. The names are short: see mount.Overlay.
+const (
+	newRoot = "/mnt-root"
+	scratch = "/l"
+)
+
+func newBoot() *boot {
+	return &boot{log: newLogger(), opt: newOptions("")}
+}
+
+// step is one step of the boot. A step that is fatal ends it with an error; one
+// that is best effort leaves a warning.
+type step struct {
+	name  string
+	fatal bool
+	do    func() error
+	stop  breakpoint // where to stop before the step, if a flag says so
+}
+
+const (
+	fatal      = true
+	bestEffort = false
+)
+
+// boot is the whole boot. It returns only on an error of a step that is fatal
+// and was not mended: the last step executes what comes after stage 1.
+func (b *boot) boot() error {
+	for _, s := range []step{
+		{"special file systems", fatal, b.mountSpecial, ""},
+		{"console and kernel log", bestEffort, b.openConsole, ""},
+		{"kernel command line", fatal, b.readCommandLine, ""},
+		{"debug shell", bestEffort, b.startDebugShell, ""},
+		{"manifest", fatal, b.readManifest, ""},
+		{"kernel modules", fatal, b.loadModules, breakModules},
+		{"root and /nix", fatal, b.mountRoot, breakImport},
+		{"import", fatal, b.importStore, ""},
+		{"registration", fatal, b.importRegistration, ""},
+		{"init", fatal, b.findInit, breakMounts},
+		{"summary", bestEffort, b.writeReport, breakSwitchRoot},
+		{"switch root", fatal, b.switchRoot, ""},
+		{"free the initrd", bestEffort, b.freeInitrd, ""},
+		{"hand over", fatal, b.handOver, ""},
+	} {
+		if err := b.do(s); err != nil {
+			return err
+		}
+	}
+	return errors.New("the last step came back: it never should")
+}
+
+// do does a step, until it works or nobody wants it to be tried again.
+func (b *boot) do(s step) error {
+	if s.stop != "" && b.opt.breaks[s.stop] {
+		b.breakAt(s.stop)
+	}
+	for {
+		b.log.debugf("%s", s.name)
+		start := time.Now()
+		err := s.do()
+		b.report.add(s.name, start)
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("%s: %w", s.name, err)
+		if !s.fatal {
+			b.log.warningf("%v", err)
+			return nil
+		}
+		if !b.rescue(err) {
+			return err
+		}
+	}
+}
+
+func (b *boot) mountSpecial() error {
+	for _, m := range mount.Special() {
+		if err := m.Do(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openConsole puts /dev/console on descriptors 0 to 2. The kernel has done so
+// already if the initrd has that device node. Without a console there is
+// /dev/null on them, so that no file of ours is taken for one.
+func (b *boot) openConsole() error {
+	console, err := os.OpenFile("/dev/console", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		err = fmt.Errorf("%w: going on without a console", err)
+		null, nullErr := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if nullErr != nil {
+			return errors.Join(err, nullErr)
+		}
+		console = null
+	}
+	for fd := range 3 {
+		if dupErr := unix.Dup3(int(console.Fd()), fd, 0); dupErr != nil {
+			return errors.Join(err, fmt.Errorf("console on descriptor %d: %w", fd, dupErr))
+		}
+	}
+	console.Close()
+	return errors.Join(err, b.log.openKmsg())
+}
+
+func (b *boot) readCommandLine() error {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	b.opt = newOptions(string(line))
+	if b.opt.quiet {
+		b.log.show = levelWarning
+	}
+	if b.opt.debug {
+		b.log.show = levelDebug
+	}
+	for _, w := range b.opt.warnings {
+		b.log.warningf("kernel command line: %s", w)
+	}
+	return nil
+}
+
+func (b *boot) readManifest() (err error) {
+	b.manifest, err = manifest.Open(os.DirFS("/"))
+	if err != nil {
+		return err
+	}
+	if b.opt.init == "" {
+		b.opt.init = b.manifest.Init
+	}
+	b.log.infof("%d store paths in %d images, %.1f MB", b.manifest.StorePaths(), len(b.manifest.Images), mb(b.manifest.Size()))
+	return nil
+}
+
+// loadModules loads what the import needs and what the builder listed.
+func (b *boot) loadModules() error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("uname: %w", err)
+	}
+	tree, err := kmod.Open("/lib/modules/" + unix.ByteSliceToString(name.Release[:]))
+	if err != nil {
+		return err
+	}
+	params := func(module string) string { return b.opt.moduleParams[module] }
+	for _, name := range []string{"loop", "squashfs", "overlay"} {
+		if err := tree.Load(name, params); err != nil {
+			// Only overlay can be done without.
+			if name == "overlay" && b.opt.store != squashimport.Overlay {
+				b.log.warningf("%v", err)
+				continue
+			}
+			return err
+		}
+	}
+	for _, name := range b.manifest.Modules {
+		if err := tree.Load(name, params); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountRoot mounts the file systems that the import fills.
+func (b *boot) mountRoot() error {
+	mem, err := readMemory()
+	if err != nil {
+		return err
+	}
+	size, inodes := b.nixSize(mem)
+	for _, m := range []mount.Mount{
+		{Source: "tmpfs", Target: newRoot, Type: "tmpfs", Data: fmt.Sprintf("mode=0755,size=%d", b.opt.rootSize.of(mem.total, mem.total/2))},
+		{Source: "tmpfs", Target: newRoot + "/nix", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: fmt.Sprintf("mode=0755,size=%d,nr_inodes=%d", size, inodes)},
+	} {
+		if err := m.Do(); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(newRoot+manifest.StoreDir, 0o755)
+}
+
+// importStore makes the store. What was imported stays when it is called again.
+func (b *boot) importStore() error {
+	if b.importer == nil {
+		b.importer = squashimport.New(b.manifest.Images, squashimport.Options{
+			Initrd:  "/",
+			Store:   newRoot + manifest.StoreDir,
+			State:   newRoot + "/nix/.store",
+			Scratch: scratch,
+			Mode:    b.opt.store,
+			Jobs:    b.opt.jobs,
+			MayCopy: b.checkMemory,
+			Each:    func(p squashimport.Progress) { b.log.infof("import: %s", p) },
+			Warn:    func(message string) { b.log.warningf("import: %s", message) },
+		})
+	}
+	return b.importer.Run()
+}
+
+// importRegistration puts the registration at /nix/registration, decompressed,
+// and makes sure that the store has every path that it names.
+func (b *boot) importRegistration() error {
+	r := b.manifest.Registration
+	if r == nil {
+		b.log.warningf("the manifest names no registration: Nix will not know the store's paths")
+		return nil
+	}
+	n, err := importRegistration("/", r, newRoot)
+	if err != nil {
+		return err
+	}
+	b.log.debugf("%d store paths are registered", n)
+	return os.Remove(r.File)
+}
+
+// importRegistration is the step less its context: initrd and root are the
+// directories that stand for "/" before and after the switch. It returns the
+// number of store paths.
+func importRegistration(initrd string, r *manifest.Registration, root string) (int, error) {
+	in, err := os.Open(filepath.Join(initrd, r.File))
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	out, err := os.Create(filepath.Join(root, "nix/registration"))
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
+	digest := sha256.New()
+	compressed := io.TeeReader(in, digest)
+	text, err := registration.Decompress(compressed)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", r.File, err)
+	}
+	defer text.Close()
+	n, err := copyRegistration(out, text, root)
+	if err != nil {
+		return n, fmt.Errorf("%s: %w", r.File, err)
+	}
+	if _, err := io.Copy(io.Discard, compressed); err != nil {
+		return n, fmt.Errorf("%s: %w", r.File, err)
+	}
+	if sum := hex.EncodeToString(digest.Sum(nil)); r.SHA256 != "" && sum != r.SHA256 {
+		return n, fmt.Errorf("%s: its SHA-256 is %s, the manifest says %s: it is damaged, or of another build", r.File, sum, r.SHA256)
+	}
+	return n, out.Close()
+}
+
+// copyRegistration copies the plain registration, entry by entry.
+func copyRegistration(out io.Writer, text io.Reader, root string) (n int, err error) {
+	w := bufio.NewWriter(out)
+	reader := registration.NewReader(io.TeeReader(text, w))
+	for {
+		e, err := reader.Next()
+		if err == io.EOF {
+			return n, w.Flush()
+		}
+		if err != nil {
+			return n, err
+		}
+		n++
+		if dir := filepath.Dir(e.Path); dir != manifest.StoreDir {
+			return n, fmt.Errorf("it names %s, which is not in %s", e.Path, manifest.StoreDir)
+		}
+		if _, err := os.Lstat(root + e.Path); err != nil {
+			return n, fmt.Errorf("it names %s, which no image holds: %w", e.Path, err)
+		}
+	}
+}
+
+func (b *boot) findInit() (err error) {
+	b.next, err = findTarget(newRoot, b.opt.init)
+	return err
+}
+
+// switchRoot moves the special file systems and makes the new root the root.
+func (b *boot) switchRoot() error {
+	b.children.killAll()
+	b.log.restoreKmsg()
+	for _, dir := range mount.SpecialRoots() {
+		if err := mount.Move(dir, newRoot+dir); err != nil {
+			return err
+		}
+	}
+	old, err := mount.SwitchRoot(newRoot)
+	b.oldRoot = old
+	return err
+}
+
+// freeInitrd gives back the RAM of the initrd's files.
+func (b *boot) freeInitrd() error { return mount.FreeRoot(b.oldRoot) }
+
+// handOver executes what comes after stage 1. The environment is empty: what
+// leaks into systemd's breaks it.
+func (b *boot) handOver() error {
+	b.log.infof("starting %s", strings.Join(b.next.argv, " "))
+	err := unix.Exec(b.next.path, b.next.argv, nil)
+	return fmt.Errorf("exec %s: %w", b.next.path, err)
+}
