@@ -58,7 +58,7 @@ func (r *Reader) Next() (*Entry, error) {
 	if err == nil && first == "" {
 		return nil, r.end()
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, errEnd) {
 		return nil, io.EOF
 	}
 	if err != nil {
@@ -106,7 +106,7 @@ func (r *Reader) Next() (*Entry, error) {
 func (r *Reader) end() error {
 	for {
 		line, err := r.next("path")
-		if errors.Is(err, io.ErrUnexpectedEOF) {
+		if errors.Is(err, errEnd) {
 			return io.EOF
 		}
 		if err != nil {
@@ -118,13 +118,18 @@ func (r *Reader) end() error {
 	}
 }
 
+// errEnd is the end of the input, which is an error within an entry. It is not
+// io.ErrUnexpectedEOF, which is what a decompressor returns for an input that is
+// truncated.
+var errEnd = errors.New("the input ends here")
+
 // next reads one line; its errors name the item that was wanted.
 func (r *Reader) next(item string) (string, error) {
 	r.line++
 	if !r.scan.Scan() {
 		err := r.scan.Err()
 		if err == nil {
-			err = io.ErrUnexpectedEOF
+			err = errEnd
 		}
 		return "", r.at(fmt.Errorf("%s: %w", item, err))
 	}

@@ -72,8 +72,8 @@ func TestNextRefuses(t *testing.T) {
 	plain := text(t, twoEntries...)
 	lines := strings.SplitAfter(plain, "\n")
 	for _, c := range []struct{ name, in, want string }{
-		{"cut in an entry", strings.Join(lines[:3], ""), "line 4: deriver: unexpected EOF"},
-		{"cut in references", strings.Join(lines[:6], ""), "line 7: reference: unexpected EOF"},
+		{"cut in an entry", strings.Join(lines[:3], ""), "line 4: deriver: the input ends"},
+		{"cut in references", strings.Join(lines[:6], ""), "line 7: reference: the input ends"},
 		{"garbage", "\x00\x01\x02", "line 1"},
 		{"a relative path", "nix/store/x\n", "line 1"},
 		{"a path that leads out", strings.Replace(plain, pathA, "/nix/store/../etc/passwd", 1), "not a store path"},
@@ -164,7 +164,7 @@ func TestDecompress(t *testing.T) {
 	for name, in := range map[string]string{"gzip": gz.String(), "zstd": zst.String()} {
 		r, err := Decompress(strings.NewReader(in[:len(in)-5]))
 		if err == nil {
-			_, err = io.ReadAll(r)
+			_, err = readAll(r)
 			r.Close()
 		}
 		if !errors.Is(err, io.ErrUnexpectedEOF) {
