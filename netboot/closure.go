@@ -41,7 +41,13 @@ func (s store) resolve(p string) (string, error) {
 		return "", fmt.Errorf("open %s: %w", s.root, err)
 	}
 	defer unix.Close(root)
-	fd, err := unix.Openat2(root, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	fd, err := unix.Openat2(root, p, how)
+	// EAGAIN: something was renamed or mounted somewhere while a ".." was
+	// followed (openat2(2)).
+	for tries := 0; errors.Is(err, unix.EAGAIN) && tries < 100; tries++ {
+		fd, err = unix.Openat2(root, p, how)
+	}
 	if err != nil {
 		return "", &fs.PathError{Op: "open", Path: s.real(p), Err: err}
 	}

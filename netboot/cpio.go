@@ -71,7 +71,7 @@ func (c *cpioWriter) file(name string, perm uint32, size int64, r io.Reader, ali
 	if align {
 		var err error
 		if nameSize, err = c.alignName(nameSize); err != nil {
-			return err
+			return fmt.Errorf("cpio member %s: %w", name, err)
 		}
 	}
 	if err := c.header(name, nameSize, modeFile|perm, size, 0, 0); err != nil {
@@ -121,9 +121,11 @@ func (c *cpioWriter) CharDevice(name string, perm, major, minor uint32) error {
 	return c.header(name, len(name)+1, modeChar|perm, 0, major, minor)
 }
 
+// trailer is the name of the last member.
+const trailer = "TRAILER!!!"
+
 // Close writes the trailer and zeros up to a multiple of pageSize.
 func (c *cpioWriter) Close() error {
-	const trailer = "TRAILER!!!"
 	if err := c.header(trailer, len(trailer)+1, 0, 0, 0, 0); err != nil {
 		return err
 	}
@@ -134,7 +136,7 @@ func (c *cpioWriter) Close() error {
 // directories above it.
 func (c *cpioWriter) enter(name *string, isDir bool) error {
 	n := strings.Trim(*name, "/")
-	if n == "" || path.Clean(n) != n || n == ".." || strings.HasPrefix(n, "../") || strings.Contains(n, "\x00") || len(n) >= maxName {
+	if n == "" || n == "." || n == trailer || path.Clean(n) != n || n == ".." || strings.HasPrefix(n, "../") || strings.Contains(n, "\x00") || len(n) >= maxName {
 		return fmt.Errorf("cpio member %q: not a clean path of less than %d bytes", *name, maxName)
 	}
 	if _, ok := c.seen[n]; ok {
@@ -156,9 +158,14 @@ func (c *cpioWriter) enter(name *string, isDir bool) error {
 // alignName returns the namesize, at least min, that puts the data of the next
 // member at a multiple of pageSize: a name may have NULs after its end, which
 // namesize counts (so does gen_init_cpio -a, Linux 6.18). Where the name would
-// have to be longer than maxName, it writes "." again, which changes nothing,
-// to begin the member elsewhere.
+// have to be longer than maxName, it writes the directory "." until the member
+// begins elsewhere.
 func (c *cpioWriter) alignName(min int) (int, error) {
+	// Each "." takes 112 bytes, so that up to here ten of them suffice.
+	const most = 1024
+	if min > most {
+		return 0, fmt.Errorf("name of %d bytes, want at most %d to align the data", min, most)
+	}
 	for {
 		size := pageSize - int((c.off+headerSize)%pageSize)
 		if size >= min {

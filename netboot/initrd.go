@@ -37,7 +37,8 @@ func (in *initrd) write(ctx context.Context, w io.Writer) error {
 		}
 	}
 	// The header has neither name nor time: the output is the same each time.
-	z, err := gzip.NewWriterLevel(w, gzip.BestCompression)
+	// Level 9 takes five times as long as 7 for 0.4 % of the size.
+	z, err := gzip.NewWriterLevel(w, 7)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func earlyArchive(r io.ReaderAt, off, size int64) (end int64, early bool, err er
 		if err != nil || h == nil {
 			return 0, false, err
 		}
-		if h.name == "TRAILER!!!" {
+		if h.name == trailer {
 			end, err := skipZeros(r, h.end, size)
 			return end, early, err
 		}

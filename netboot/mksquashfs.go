@@ -96,11 +96,11 @@ func findMksquashfs(ctx context.Context, c compression) (*mksquashfs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: install squashfs-tools 4.5 or later", err)
 	}
-	// It exits with 1 after -version before squashfs-tools 4.6.
+	// Some versions exit with 1 after it: what counts is what it says.
 	out, err := exec.CommandContext(ctx, program, "-version").Output()
 	line, _, _ := strings.Cut(string(out), "\n")
 	if !strings.HasPrefix(line, "mksquashfs version ") {
-		return nil, fmt.Errorf("%s -version: %q is not a version (%w)", program, line, err)
+		return nil, fmt.Errorf("%s -version says %q, which is not a version (%v)", program, line, err)
 	}
 	return &mksquashfs{program, line, c.args()}, nil
 }

@@ -30,8 +30,8 @@ type pathInfo struct {
 //
 //   - to 2.18 and Lix: an array, an element a path;
 //   - from 2.19: an object, keyed by path; null for a path that is not valid;
-//   - with --json-format 2 (2.33): {"version", "storeDir", "info"} about such an
-//     object, all paths in it by base name.
+//   - as "store object info v2" (2.33): {"version", "storeDir", "info"} around
+//     such an object, all paths in it by base name.
 //
 // storeDir is where base names belong. Entries are sorted by path, their hashes
 // in base 16.

@@ -129,6 +129,9 @@ func (t *toplevel) modulesDir() (dir, version string, err error) {
 	if version == "" && len(versions) == 1 {
 		version = versions[0]
 	}
+	if version == "" {
+		return "", "", fmt.Errorf("toplevel %s: kernel %s does not say its version, and there are modules for %q", t.path, t.kernel, versions)
+	}
 	if !slices.Contains(versions, version) {
 		return "", "", fmt.Errorf("toplevel %s: kernel %s is version %q, its modules are for %q", t.path, t.kernel, version, versions)
 	}
