@@ -86,13 +86,16 @@ func newZstdDecompressor() decompressor {
 	if err != nil {
 		panic(err)
 	}
-	return func(dst, src []byte) ([]byte, error) {
-		start := len(dst)
-		dst, err := d.DecodeAll(src, dst)
-		if err == nil && len(dst)-start > metadataSize {
+	var block []byte // DecodeAll counts what is in its destination against the limit
+	return func(dst, src []byte) (_ []byte, err error) {
+		block, err = d.DecodeAll(src, block[:0])
+		if err == nil && len(block) > metadataSize {
 			err = errTooLong
 		}
-		return dst, err
+		if err != nil {
+			return dst, err
+		}
+		return append(dst, block...), nil
 	}
 }
 
