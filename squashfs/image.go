@@ -18,6 +18,9 @@ type Input struct {
 // image is an input with its metadata unpacked.
 type image struct {
 	Input
+	content // as scan finds it
+	moved   // as a linker puts it
+
 	super     *Superblock
 	options   []byte // compressor options; nil: none
 	dataStart int64  // offset of the first byte where a data block may be

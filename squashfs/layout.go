@@ -23,7 +23,7 @@ type Layout struct {
 	stats   Stats
 }
 
-// newLayout returns the layout of head, extents and tail.
+// newLayout returns the layout of head, extents at their places, and tail.
 func newLayout(head []byte, extents []extent, tail []byte) *Layout {
 	l := new(Layout)
 	add := func(e extent) {
@@ -32,7 +32,11 @@ func newLayout(head []byte, extents []extent, tail []byte) *Layout {
 		l.size += e.size
 	}
 	add(extent{from: bytes.NewReader(head), size: int64(len(head))})
+	gap := bytes.NewReader(make([]byte, alignTo))
 	for _, e := range extents {
+		if e.to > l.size {
+			add(extent{from: gap, size: e.to - l.size})
+		}
 		add(e)
 	}
 	add(extent{from: bytes.NewReader(tail), size: int64(len(tail))})
@@ -110,7 +114,13 @@ func (e extent) writeTo(w io.Writer) (n int64, err error) {
 // or as many as the kernel can: the file systems may not have it.
 func copyFileRange(to, from *os.File, off, size int64) (n int64, err error) {
 	for n < size {
-		m, err := unix.CopyFileRange(int(from.Fd()), &off, int(to.Fd()), nil, int(min(size-n, 1<<30)), 0)
+		// A file system that can share blocks does so from the first aligned
+		// offset on.
+		want := min(size-n, 1<<30)
+		if ahead := -off & (alignTo - 1); ahead > 0 {
+			want = min(want, ahead)
+		}
+		m, err := unix.CopyFileRange(int(from.Fd()), &off, int(to.Fd()), nil, int(want), 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

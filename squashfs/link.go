@@ -44,20 +44,19 @@ func Link(inputs []Input, opt Options) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	contents, err := scanImages(images)
+	if err := scanImages(images); err != nil {
+		return nil, err
+	}
+	root, err := mergeRoots(images)
 	if err != nil {
 		return nil, err
 	}
-	root, err := mergeRoots(contents)
-	if err != nil {
-		return nil, err
-	}
-	if err := findSame(images, contents); err != nil {
+	if err := findSame(images); err != nil {
 		return nil, err
 	}
 	block := encodeOptions(options)
-	extents, dataBefore := layRuns(images, contents, SuperblockSize+int64(len(block)))
-	l := newLinker(images, contents)
+	extents, dataBefore := layRuns(images, SuperblockSize+int64(len(block)))
+	l := newLinker(images)
 	at, err := l.link(root, opt)
 	if err != nil {
 		return nil, err
@@ -75,8 +74,8 @@ func Link(inputs []Input, opt Options) (*Layout, error) {
 	for _, e := range extents {
 		layout.stats.Shared -= e.size
 	}
-	for _, c := range contents {
-		layout.stats.UnpackedSize += c.unpacked
+	for _, img := range images {
+		layout.stats.UnpackedSize += img.unpacked
 	}
 	return layout, nil
 }
@@ -109,28 +108,26 @@ func openImages(inputs []Input) (images []*image, options []byte, err error) {
 }
 
 // scanImages loads and scans all images.
-func scanImages(images []*image) ([]content, error) {
-	contents := make([]content, len(images))
+func scanImages(images []*image) error {
 	newState := func() decompressor { return newDecompressor(images[0].super.Compressor) }
 	seed := maphash.MakeSeed()
-	err := parallel(len(images), newState, func(decompress decompressor, i int) error {
+	return parallel(len(images), newState, func(decompress decompressor, i int) error {
 		err := images[i].load(decompress)
 		if err == nil {
-			contents[i], err = images[i].scan(seed)
+			err = images[i].scan(seed)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", images[i].Name, err)
 		}
 		return nil
 	})
-	return contents, err
 }
 
 // mergeRoots returns the entries of all root directories in order of their names.
-func mergeRoots(contents []content) ([]entry, error) {
+func mergeRoots(images []*image) ([]entry, error) {
 	var root []entry
-	for _, c := range contents {
-		root = append(root, c.root...)
+	for _, img := range images {
+		root = append(root, img.root...)
 	}
 	slices.SortStableFunc(root, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 	for i := 1; i < len(root); i++ {
@@ -143,7 +140,6 @@ func mergeRoots(contents []content) ([]entry, error) {
 
 // linker writes the tables of the linked image.
 type linker struct {
-	images   map[*image]*moved
 	flags    uint16 // of the superblock
 	compress compressor
 	total    uint64 // inodes without the root directory
@@ -162,9 +158,8 @@ type linker struct {
 
 // moved says where what an image has is in the linked image.
 type moved struct {
-	content
-	inodes []movedInode      // in the order of content.positions
-	xattrs map[uint32]uint32 // index of a set in the image to that in the linked one
+	newInodes []movedInode      // in the order of content.positions
+	newXattrs map[uint32]uint32 // index of a set in the image to that in the linked one
 }
 
 type movedInode struct {
@@ -173,27 +168,22 @@ type movedInode struct {
 	written bool
 }
 
-func newLinker(images []*image, contents []content) *linker {
+func newLinker(images []*image) *linker {
 	// What mksquashfs was told for all images holds for the linked one.
 	const common = flagStoredInodes | flagStoredData | flagStoredFragments | flagNoFragments | flagAlwaysFragments |
 		flagDuplicates | flagStoredXattrs | flagNoXattrs | flagStoredIDs
 	l := &linker{
-		images:    make(map[*image]*moved, len(images)),
 		flags:     common,
 		idIndex:   make(map[uint32]uint16),
 		fragIndex: make(map[fragment]uint32),
 	}
 	exports := false
-	for i, img := range images {
-		c := contents[i]
+	for _, img := range images {
 		l.flags &= img.super.Flags
 		exports = exports || img.super.ExportStart != noTable
-		l.total += uint64(len(c.positions))
-		l.images[img] = &moved{
-			content: c,
-			inodes:  make([]movedInode, len(c.positions)),
-			xattrs:  make(map[uint32]uint32),
-		}
+		l.total += uint64(len(img.positions))
+		img.newInodes = make([]movedInode, len(img.positions))
+		img.newXattrs = make(map[uint32]uint32)
 	}
 	if l.flags&flagStoredInodes == 0 {
 		l.compress = newCompressor(images[0].super.Compressor)
@@ -288,12 +278,11 @@ func (l *linker) visit(e *entry, in *inode, place **movedInode) error {
 	if err != nil {
 		return err
 	}
-	m := l.images[e.image]
-	i, ok := slices.BinarySearch(m.positions, pos)
+	i, ok := slices.BinarySearch(e.image.positions, pos)
 	if !ok {
 		panic(fmt.Sprintf("squashfs: %s: entry %q was not scanned", e.image.Name, e.name))
 	}
-	to := &m.inodes[i]
+	to := &e.image.newInodes[i]
 	if to.number == 0 {
 		l.last++
 		to.number = l.last
@@ -307,7 +296,6 @@ func (l *linker) visit(e *entry, in *inode, place **movedInode) error {
 // move writes an inode of img whose number and listing are those in the linked
 // image already.
 func (l *linker) move(img *image, in *inode, to *movedInode) error {
-	m := l.images[img]
 	for _, id := range []*uint16{&in.uid, &in.gid} {
 		value, err := img.id(*id)
 		if err != nil {
@@ -319,14 +307,14 @@ func (l *linker) move(img *image, in *inode, to *movedInode) error {
 	}
 	if in.xattr != noXattr {
 		var err error
-		if in.xattr, err = l.xattr(img, m, in.xattr); err != nil {
+		if in.xattr, err = l.xattr(img, in.xattr); err != nil {
 			return fmt.Errorf("xattr table: %w", err)
 		}
 	}
 	if in.kind == kindFile {
-		in.start = uint64(m.find(int64(in.start), blocksSize(in.blocks)))
+		in.start = uint64(img.find(int64(in.start), blocksSize(in.blocks)))
 		if in.fragment != noFragment {
-			in.fragment = l.fragment(m, img.fragments[in.fragment])
+			in.fragment = l.fragment(img, img.fragments[in.fragment])
 		}
 	}
 	var err error
@@ -350,11 +338,11 @@ func (l *linker) id(id uint32) (uint16, error) {
 }
 
 // xattr returns the index in the xattr ID table of set id of an image.
-func (l *linker) xattr(img *image, m *moved, id uint32) (uint32, error) {
+func (l *linker) xattr(img *image, id uint32) (uint32, error) {
 	if img.xattrs == nil {
 		return noXattr, nil // as the kernel has it
 	}
-	if to, ok := m.xattrs[id]; ok {
+	if to, ok := img.newXattrs[id]; ok {
 		return to, nil
 	}
 	set, err := img.xattrs.set(id)
@@ -362,13 +350,13 @@ func (l *linker) xattr(img *image, m *moved, id uint32) (uint32, error) {
 		return 0, err
 	}
 	to, err := l.xattrs.add(set)
-	m.xattrs[id] = to
+	img.newXattrs[id] = to
 	return to, err
 }
 
 // fragment returns the index in the fragment table of a fragment of an image.
-func (l *linker) fragment(m *moved, f fragment) uint32 {
-	f.start = uint64(m.find(int64(f.start), blocksSize(binary.LittleEndian.AppendUint32(nil, f.size))))
+func (l *linker) fragment(img *image, f fragment) uint32 {
+	f.start = uint64(img.find(int64(f.start), blocksSize(binary.LittleEndian.AppendUint32(nil, f.size))))
 	i, ok := l.fragIndex[f]
 	if !ok {
 		i = uint32(len(l.fragIndex))
@@ -397,8 +385,9 @@ func (l *linker) write(in *inode) (ref, error) {
 func (l *linker) assemble(s *Superblock, options []byte, extents []extent) *Layout {
 	tail := appender(nil)
 	start := int64(SuperblockSize + len(options))
-	for _, e := range extents {
-		start += e.size
+	if len(extents) > 0 {
+		last := extents[len(extents)-1]
+		start = last.to + last.size
 	}
 	// add appends p to the tail, and returns where in the image it is.
 	add := func(p []byte) uint64 {

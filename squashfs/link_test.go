@@ -173,7 +173,7 @@ func TestFarData(t *testing.T) {
 	for range blocks {
 		big.blocks = binary.LittleEndian.AppendUint32(big.blocks, 1<<20|storedData)
 	}
-	l := newLinker(nil, nil)
+	l := newLinker(nil)
 	l.total = 1
 	at, err := l.write(&big)
 	check(t, err)
@@ -185,7 +185,7 @@ func TestFarData(t *testing.T) {
 	check(t, err)
 	image := l.assemble(&Superblock{
 		Magic: magic, Major: 4, Inodes: 2, Compressor: Gzip, BlockSize: 1 << 20, BlockLog: 20, RootInode: uint64(at),
-	}, nil, []extent{{from: zeros{}, size: blocks << 20}})
+	}, nil, []extent{{from: zeros{}, size: blocks << 20, to: SuperblockSize}})
 
 	src := t.TempDir()
 	makeZoo(t, filepath.Join(src, "zoo"))
@@ -225,7 +225,7 @@ func TestIDs(t *testing.T) {
 	checkTree(t, filepath.Join(got, "a"), filepath.Join(mount(t, a), "a"))
 	checkTree(t, filepath.Join(got, "b"), filepath.Join(mount(t, b), "b"))
 
-	l := newLinker(nil, nil)
+	l := newLinker(nil)
 	for i := range uint32(1 << 16) {
 		if _, err := l.id(i); (err != nil) != (i == 1<<16-1) {
 			t.Fatalf("ID %d: %v, want room for 65535", i, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"slices"
 )
 
@@ -21,14 +22,13 @@ type content struct {
 	root      []entry  // of the root directory
 	positions []uint32 // of all inodes but the root's in the unpacked inode table, sorted
 	runs      []run    // of data blocks, sorted
-	fragments []bool   // whether a fragment is used
+	used      []bool   // whether a fragment is, by its index
 	unpacked  int64    // see Stats.UnpackedSize
 }
 
 // scanner walks an image's directories.
 type scanner struct {
 	*image
-	found     content
 	sizesSeed maphash.Seed
 	seen      map[uint32]struct{} // positions of inodes
 	// Bytes of tables that were walked, none twice: mksquashfs lets no two
@@ -37,34 +37,30 @@ type scanner struct {
 	inodeBytes, dirBytes int
 }
 
-// scan finds what is reachable in the image, which is loaded. All that the link
-// relies on is checked here.
-func (img *image) scan(sizesSeed maphash.Seed) (content, error) {
+// scan sets the content of the image, which is loaded. All that a linker relies on
+// is checked here.
+func (img *image) scan(sizesSeed maphash.Seed) error {
 	s := &scanner{image: img, sizesSeed: sizesSeed, seen: make(map[uint32]struct{})}
-	s.found.fragments = make([]bool, len(img.fragments))
+	s.used = make([]bool, len(s.fragments))
 	root, pos, _, err := img.inode(ref(img.super.RootInode))
 	if err == nil && root.kind != kindDirectory {
 		err = errors.New("inode table: the root inode is no directory")
 	}
 	if err != nil {
-		return content{}, err
+		return err
 	}
 	s.seen[pos] = struct{}{}
-	if s.found.root, err = s.directory(root.list, 1); err != nil {
-		return content{}, err
+	if s.root, err = s.directory(root.list, 1); err != nil {
+		return err
 	}
 	delete(s.seen, pos)
-	s.found.positions = make([]uint32, 0, len(s.seen))
-	for pos := range s.seen {
-		s.found.positions = append(s.found.positions, pos)
-	}
-	slices.Sort(s.found.positions)
+	s.positions = slices.Sorted(maps.Keys(s.seen))
 	if err := s.fragmentRuns(); err != nil {
-		return content{}, err
+		return err
 	}
-	slices.SortFunc(s.found.runs, compareRuns)
-	s.found.runs = slices.CompactFunc(s.found.runs, func(a, b run) bool { return compareRuns(a, b) == 0 })
-	return s.found, nil
+	slices.SortFunc(s.runs, compareRuns)
+	s.runs = slices.CompactFunc(s.runs, func(a, b run) bool { return compareRuns(a, b) == 0 })
+	return nil
 }
 
 // directory scans the directory with listing l and all below it.
@@ -125,12 +121,12 @@ func (s *scanner) file(in *inode) error {
 	if in.size > maxSize {
 		return fmt.Errorf("size %d, want at most %d", in.size, uint64(maxSize))
 	}
-	s.found.unpacked += int64(in.size+pageSize-1) &^ (pageSize - 1)
+	s.unpacked += int64(in.size+pageSize-1) &^ (pageSize - 1)
 	if in.fragment != noFragment {
 		if uint64(in.fragment) >= uint64(len(s.fragments)) {
 			return fmt.Errorf("fragment %d, there are %d", in.fragment, len(s.fragments))
 		}
-		s.found.fragments[in.fragment] = true
+		s.used[in.fragment] = true
 		tail := in.size % uint64(s.super.BlockSize)
 		if uint64(in.fragOffset)+tail > uint64(s.super.BlockSize) {
 			return fmt.Errorf("its tail of %d bytes at offset %d leaves the fragment", tail, in.fragOffset)
@@ -141,7 +137,7 @@ func (s *scanner) file(in *inode) error {
 		return err
 	}
 	if r.size > 0 {
-		s.found.runs = append(s.found.runs, r)
+		s.runs = append(s.runs, r)
 	}
 	return nil
 }
@@ -149,7 +145,7 @@ func (s *scanner) file(in *inode) error {
 // fragmentRuns adds the fragments that are used to the runs.
 func (s *scanner) fragmentRuns() error {
 	for i, f := range s.fragments {
-		if !s.found.fragments[i] {
+		if !s.used[i] {
 			continue
 		}
 		r, err := s.run(f.start, binary.LittleEndian.AppendUint32(nil, f.size))
@@ -159,7 +155,7 @@ func (s *scanner) fragmentRuns() error {
 		if err != nil {
 			return fmt.Errorf("fragment table: fragment %d: %w", i, err)
 		}
-		s.found.runs = append(s.found.runs, r)
+		s.runs = append(s.runs, r)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ type extent struct {
 // findSame sets same for all runs of which an earlier one has the same bytes.
 // Only runs that have as many bytes, in blocks of the same sizes, are read: of
 // files, these are hardly ever different ones.
-func findSame(images []*image, contents []content) error {
+func findSame(images []*image) error {
 	type key struct {
 		size  int64
 		sizes uint64
@@ -50,17 +50,17 @@ func findSame(images []*image, contents []content) error {
 		digest [sha256.Size]byte
 	}
 	count := make(map[key]int)
-	for i := range contents {
-		for _, r := range contents[i].runs {
+	for _, img := range images {
+		for _, r := range img.runs {
 			count[key{r.size, r.sizes}]++
 		}
 	}
 	var candidates []candidate
-	for i := range contents {
-		for j := range contents[i].runs {
-			r := &contents[i].runs[j]
+	for _, img := range images {
+		for i := range img.runs {
+			r := &img.runs[i]
 			if count[key{r.size, r.sizes}] > 1 {
-				candidates = append(candidates, candidate{image: images[i], run: r})
+				candidates = append(candidates, candidate{image: img, run: r})
 			}
 		}
 	}
@@ -95,45 +95,70 @@ func findSame(images []*image, contents []content) error {
 
 // layRuns decides where runs go in the linked image, from byte start on: in order of
 // images and of their place in them, without what no run needs. It returns the
-// extents that they make up, and how many bytes of runs there were.
-func layRuns(images []*image, contents []content, start int64) (extents []extent, before int64) {
+// extents that they make up, and how many bytes of runs there were before.
+func layRuns(images []*image, start int64) (extents []extent, before int64) {
 	to := start
-	for i := range contents {
-		runs := contents[i].runs
-		seen := int64(0)      // end of the runs so far
-		first := len(extents) // of this image
-		for j := range runs {
-			r := &runs[j]
-			end := r.off + r.size
-			if end > seen {
-				before += end - max(seen, r.off)
-				seen = end
-			}
+	for _, img := range images {
+		first := len(extents)
+		seen := int64(0) // end of the runs so far
+		for i := range img.runs {
+			r := &img.runs[i]
+			before += max(0, r.off+r.size-max(seen, r.off))
+			seen = max(seen, r.off+r.size)
 			if r.same != nil {
 				continue
 			}
-			if len(extents) == first || r.off > extents[len(extents)-1].off+extents[len(extents)-1].size {
-				extents = append(extents, extent{from: images[i].R, off: r.off, to: to})
+			if last := len(extents) - 1; last >= first && r.off <= extents[last].off+extents[last].size {
+				extents[last].size = max(extents[last].size, r.off+r.size-extents[last].off)
+			} else {
+				extents = append(extents, extent{from: img.R, off: r.off, size: r.size})
 			}
-			e := &extents[len(extents)-1]
-			e.size = max(e.size, end-e.off)
-			to = max(to, e.to+e.size)
-			r.to = e.to + r.off - e.off
 		}
+		for i := range extents[first:] {
+			e := &extents[first+i]
+			if e.size >= alignSize {
+				to += (e.off - to) & (alignTo - 1)
+			}
+			e.to = to
+			to += e.size
+		}
+		img.placeRuns(extents[first:])
 	}
 	return extents, before
 }
 
+// File systems share blocks of two files (a reflink) where both have them at
+// multiples of alignTo bytes. An extent of alignSize bytes or more is put where it
+// can be shared but for its ends; for smaller ones the gap is not worth it.
+const (
+	alignTo   = 4 << 10
+	alignSize = 1 << 20
+)
+
+// placeRuns sets the places of the image's runs, which are in the given extents.
+func (img *image) placeRuns(extents []extent) {
+	for i := range img.runs {
+		r := &img.runs[i]
+		if r.same != nil {
+			continue
+		}
+		for r.off >= extents[0].off+extents[0].size {
+			extents = extents[1:]
+		}
+		r.to = extents[0].to + r.off - extents[0].off
+	}
+}
+
 // find returns where in the linked image the run at off, size bytes long, is.
-func (c *content) find(off, size int64) int64 {
+func (img *image) find(off, size int64) int64 {
 	if size == 0 {
 		return 0 // all holes: there is nothing to find
 	}
-	i, ok := slices.BinarySearchFunc(c.runs, run{off: off, size: size}, compareRuns)
+	i, ok := slices.BinarySearchFunc(img.runs, run{off: off, size: size}, compareRuns)
 	if !ok {
 		panic(fmt.Sprintf("squashfs: no run of %d bytes at byte %d", size, off))
 	}
-	r := &c.runs[i]
+	r := &img.runs[i]
 	if r.same != nil {
 		r = r.same
 	}
