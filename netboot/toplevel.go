@@ -42,6 +42,9 @@ type bootspec struct {
 // readToplevel reads a system's boot.json or, where there is none or none of
 // version 1, the files of its toplevel.
 func readToplevel(s store, p string) (*toplevel, error) {
+	if _, err := os.Stat(s.real(p)); err != nil {
+		return nil, fmt.Errorf("toplevel: %w", err)
+	}
 	t := &toplevel{path: p, init: p + "/init"}
 	kernel, initrd := p+"/kernel", p+"/initrd"
 	spec, err := readBootspec(s, p)
