@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 
 	"github.com/anchore/go-lzo"
@@ -215,6 +216,11 @@ func checkOptions(c Compressor, options []byte) error {
 		return fmt.Errorf("lz4 version %d, want %d", le.Uint32(options), lz4Legacy)
 	case c == XZ && options != nil && len(options) < xzOptionsSize:
 		return fmt.Errorf("%d bytes of xz options, want %d", len(options), xzOptionsSize)
+	case c == XZ && options != nil:
+		size := le.Uint32(options)
+		if odd := size >> bits.TrailingZeros32(size); odd != 1 && odd != 3 {
+			return fmt.Errorf("xz dictionary of %d bytes, want 2^n or 2^n + 2^(n+1)", size)
+		}
 	}
 	return nil
 }

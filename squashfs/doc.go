@@ -9,13 +9,14 @@
 // verbatim, those that are byte-identical once. Everything that says where they
 // are (the inode, directory, fragment, ID, extended attribute and export
 // tables) is written anew. So a link costs what its inputs' metadata cost:
-// milliseconds for an image that mksquashfs works on for seconds.
+// milliseconds for an image that mksquashfs works on for seconds. The result is a
+// [Layout], which refers to the inputs until it is written.
 //
 // An image is laid out so (each part is described where it is read):
 //
 //	superblock           superblock.go
 //	compressor options   compressor.go
-//	data and fragments   share.go
+//	data and fragments   share.go; with gaps where alignment calls for one
 //	inode table          inode.go
 //	directory table      directory.go
 //	fragment table       table.go

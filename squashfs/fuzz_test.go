@@ -66,3 +66,41 @@ func FuzzSuperblock(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDecompress unpacks what may be a metadata block: at most metadataSize bytes
+// come of it, behind what was there.
+func FuzzDecompress(f *testing.F) {
+	block := bytes.Repeat([]byte("metadata, "), 800)
+	for c := Gzip; c <= Zstd; c++ {
+		if compress := newCompressor(c); compress != nil {
+			f.Add(uint16(c), compress(nil, block))
+		}
+	}
+	// What mksquashfs writes, of the compressors that this package does not.
+	for _, image := range seedImages(f) {
+		s, err := ReadSuperblock(bytes.NewReader(image), int64(len(image)))
+		check(f, err)
+		if s.Flags&flagStoredInodes == 0 {
+			f.Add(uint16(s.Compressor), image[s.InodeStart+metadataHeader:s.DirStart])
+		}
+	}
+	f.Fuzz(func(t *testing.T, c uint16, b []byte) {
+		if Compressor(c) < Gzip || Compressor(c) > Zstd || len(b) > metadataSize {
+			return
+		}
+		before := []byte("before")
+		got, err := newDecompressor(Compressor(c))(before, b)
+		if err != nil {
+			return
+		}
+		got, found := bytes.CutPrefix(got, before)
+		if !found || len(got) > metadataSize {
+			t.Fatalf("%v: unpacks to %d bytes, after %q: %v", Compressor(c), len(got), before, found)
+		}
+		if compress := newCompressor(Compressor(c)); compress != nil && len(got) > 0 {
+			if again, err := newDecompressor(Compressor(c))(nil, compress(nil, got)); err != nil || !bytes.Equal(again, got) {
+				t.Fatalf("%v: packed and unpacked: %d bytes, %v, want %d, the same", Compressor(c), len(again), err, len(got))
+			}
+		}
+	})
+}

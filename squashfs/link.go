@@ -31,8 +31,8 @@ type Stats struct {
 
 // Link makes one image out of the inputs: its root directory has the entries of
 // all of theirs. What else the inputs say of their root directories (owner, mode,
-// time, extended attributes) is dropped. The linked image depends on the inputs,
-// their order, and opt alone.
+// time, extended attributes) is dropped, and so is data that no file has. The
+// linked image depends on the inputs, their order, and opt alone.
 //
 // Inputs have to agree in block size and compressor, and no two may have an entry
 // of the same name. Memory use is in proportion to the inputs' metadata. The

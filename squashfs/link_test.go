@@ -49,6 +49,24 @@ func TestLink(t *testing.T) {
 	}
 }
 
+// TestOptions links images made with different options of their compressor.
+func TestOptions(t *testing.T) {
+	src := t.TempDir()
+	makeZoo(t, filepath.Join(src, "a"))
+	makeZoo(t, filepath.Join(src, "b"))
+	for _, test := range []struct{ a, b string }{
+		{"-comp xz -Xdict-size 8K", "-comp xz"},
+		{"-comp xz", "-comp xz -Xdict-size 12K -Xbcj x86"},
+		{"-comp zstd -Xcompression-level 1", "-comp zstd"},
+		{"-comp gzip", "-comp gzip -Xcompression-level 1"},
+		{"-comp lz4 -Xhc", "-comp lz4"},
+	} {
+		a := mksquashfs(t, filepath.Join(src, "a"), strings.Fields(test.a)...)
+		b := mksquashfs(t, filepath.Join(src, "b"), strings.Fields(test.b)...)
+		checkTree(t, mount(t, write(t, link(t, a, b))), src)
+	}
+}
+
 // TestUnsquashfs has unsquashfs read linked images; the kernel cannot read lzma.
 func TestUnsquashfs(t *testing.T) {
 	src := t.TempDir()
@@ -165,27 +183,75 @@ func (h holes) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
+// craft returns an image of what write writes: the inodes below the root directory,
+// of which it returns the number and the root's entries.
+func craft(t *testing.T, data []extent, write func(l *linker) (uint32, []entry)) *Layout {
+	t.Helper()
+	l := newLinker(nil)
+	_, err := l.id(0)
+	check(t, err)
+	n, entries := write(l)
+	l.total = uint64(n)
+	list, err := writeListing(&l.dirs, entries)
+	check(t, err)
+	at, err := l.write(&inode{kind: kindDirectory, mode: 0o755, number: n + 1, nlink: 2, xattr: noXattr, list: list})
+	check(t, err)
+	return l.assemble(&Superblock{
+		Magic: magic, Major: 4, Inodes: n + 1, Compressor: Gzip, BlockSize: 1 << 20, BlockLog: 20, RootInode: uint64(at),
+	}, nil, data)
+}
+
+// TestLoops checks that directories that are no tree are refused.
+func TestLoops(t *testing.T) {
+	dir := func(name string, at ref, number uint32) entry {
+		return entry{name: name, inode: at, number: number, kind: kindDirectory}
+	}
+	for _, test := range []struct {
+		name, want string
+		write      func(l *linker) (uint32, []entry)
+	}{
+		{"root in itself", `directory table: directory "self" has another name, or contains itself`, func(l *linker) (uint32, []entry) {
+			return 0, []entry{dir("self", 0, 1)} // the only inode, so the root's
+		}},
+		{"directory of two names", `directory table: directory "b" has another name, or contains itself`, func(l *linker) (uint32, []entry) {
+			at, err := l.write(&inode{kind: kindDirectory, number: 1, xattr: noXattr})
+			check(t, err)
+			return 1, []entry{dir("a", at, 1), dir("b", at, 1)}
+		}},
+		{"deep", "directory table: directories are nested more than 4096 deep", func(l *linker) (uint32, []entry) {
+			var entries []entry
+			for i := range uint32(5000) {
+				list, err := writeListing(&l.dirs, entries)
+				check(t, err)
+				at, err := l.write(&inode{kind: kindDirectory, number: i + 1, xattr: noXattr, list: list})
+				check(t, err)
+				entries = []entry{dir("d", at, i+1)}
+			}
+			return 5000, entries
+		}},
+	} {
+		image := craft(t, nil, test.write)
+		_, err := Link([]Input{{"img", image, image.Size()}}, Options{})
+		if want := "img: " + test.want; err == nil || err.Error() != want {
+			t.Errorf("%s: Link() = %v, want %s", test.name, err, want)
+		}
+	}
+}
+
 // TestFarData links an image behind one with more than 4 GiB of data, so that
 // files with a basic inode need an extended one.
 func TestFarData(t *testing.T) {
 	const blocks = 4<<10 + 1
-	big := inode{kind: kindFile, mode: 0o644, number: 1, nlink: 1, xattr: noXattr, start: SuperblockSize, size: blocks << 20, fragment: noFragment}
-	for range blocks {
-		big.blocks = binary.LittleEndian.AppendUint32(big.blocks, 1<<20|storedData)
-	}
-	l := newLinker(nil)
-	l.total = 1
-	at, err := l.write(&big)
-	check(t, err)
-	list, err := writeListing(&l.dirs, []entry{{name: "big", inode: at, number: 1, kind: kindFile}})
-	check(t, err)
-	at, err = l.write(&inode{kind: kindDirectory, mode: 0o755, number: 2, nlink: 2, xattr: noXattr, list: list})
-	check(t, err)
-	_, err = l.id(0)
-	check(t, err)
-	image := l.assemble(&Superblock{
-		Magic: magic, Major: 4, Inodes: 2, Compressor: Gzip, BlockSize: 1 << 20, BlockLog: 20, RootInode: uint64(at),
-	}, nil, []extent{{from: zeros{}, size: blocks << 20, to: SuperblockSize}})
+	data := []extent{{from: zeros{}, size: blocks << 20, to: SuperblockSize}}
+	image := craft(t, data, func(l *linker) (uint32, []entry) {
+		big := inode{kind: kindFile, mode: 0o644, number: 1, nlink: 1, xattr: noXattr, start: SuperblockSize, size: blocks << 20, fragment: noFragment}
+		for range blocks {
+			big.blocks = binary.LittleEndian.AppendUint32(big.blocks, 1<<20|storedData)
+		}
+		at, err := l.write(&big)
+		check(t, err)
+		return 1, []entry{{name: "big", inode: at, number: 1, kind: kindFile}}
+	})
 
 	src := t.TempDir()
 	makeZoo(t, filepath.Join(src, "zoo"))

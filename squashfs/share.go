@@ -57,9 +57,13 @@ func findSame(images []*image) error {
 	}
 	var candidates []candidate
 	for _, img := range images {
+		// Where runs overlap there could be no end of reading. mksquashfs lets
+		// none overlap; to leave one out costs no more than its bytes.
+		budget := int64(img.super.InodeStart)
 		for i := range img.runs {
 			r := &img.runs[i]
-			if count[key{r.size, r.sizes}] > 1 {
+			if count[key{r.size, r.sizes}] > 1 && r.size <= budget {
+				budget -= r.size
 				candidates = append(candidates, candidate{image: img, run: r})
 			}
 		}

@@ -86,7 +86,7 @@ type Superblock struct {
 	XattrStart  uint64     // the xattr ID table; ^0: none
 	InodeStart  uint64     // the inode table's first block
 	DirStart    uint64     // the directory table's first block
-	FragStart   uint64     // the fragment table's index; ^0 or whatever if Fragments is 0
+	FragStart   uint64     // the fragment table's index; unused if Fragments is 0
 	ExportStart uint64     // the export table's index; ^0: none
 }
 
