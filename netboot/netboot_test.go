@@ -170,7 +170,12 @@ func TestBuildDamagedCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.WriteAt([]byte{0xff}, 200); err != nil {
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, 200); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, 200); err != nil {
 		t.Fatal(err)
 	}
 	again := o
