@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/term"
@@ -77,18 +77,17 @@ func (u *ui) summary(res *netboot.Result) {
 		return
 	}
 	fmt.Fprintf(u.w, "%s\n", res.Output)
-	t := tabwriter.NewWriter(u.w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	row := func(name, value string) { fmt.Fprintf(u.w, "  %-24s %12s\n", name, value) }
 	for _, f := range res.Files {
-		fmt.Fprintf(t, "  \t%s\t%s\t\n", f.Name, bytesText(f.Size))
+		row(f.Name, bytesText(f.Size))
 	}
-	fmt.Fprintf(t, "  \tstore paths\t%d\t\n", res.StorePaths)
-	fmt.Fprintf(t, "  \timages cached\t%d\t\n", res.Cached)
-	fmt.Fprintf(t, "  \timages built\t%d\t\n", res.Built)
-	fmt.Fprintf(t, "  \tstore unpacked\t%s\t\n", bytesText(res.UnpackedSize))
+	row("store paths", strconv.Itoa(res.StorePaths))
+	row("images from the cache", strconv.Itoa(res.Cached))
+	row("images built", strconv.Itoa(res.Built))
+	row("store, unpacked", bytesText(res.UnpackedSize))
 	for _, s := range res.Steps {
-		fmt.Fprintf(t, "  \t%s\t%.2f s\t\n", s.Name, s.Seconds)
+		row(s.Name, fmt.Sprintf("%.2f s", s.Seconds))
 	}
-	t.Flush()
 }
 
 // bytesText is a size for people.
