@@ -1,0 +1,114 @@
+package vmtests
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// kernelPanic is what the kernel says at its end, whatever its log level.
+const kernelPanic = "Kernel panic - not syncing"
+
+// console collects what a machine writes to its serial line. It is written to
+// by QEMU's output and read by Expect at the same time.
+type console struct {
+	log io.WriteCloser // gets everything as it is
+
+	mu      sync.Mutex
+	out     []byte        // without carriage returns and control sequences
+	matched int           // how much of out Expect has consumed
+	escape  escape        // what of a control sequence has been seen
+	ended   bool          // nothing more will come
+	changed chan struct{} // closed, and made anew, on each change
+}
+
+// escape is the state of a reader of ECMA-48 control sequences.
+type escape int
+
+const (
+	outside escape = iota
+	escaped        // after ESC
+	inside         // after ESC [, until a byte of @…~
+)
+
+func newConsole(log io.WriteCloser) *console {
+	return &console{log: log, changed: make(chan struct{})}
+}
+
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range p {
+		switch {
+		case b == '\x1b':
+			c.escape = escaped
+		case c.escape == escaped && b == '[':
+			c.escape = inside
+		case c.escape == escaped, c.escape == inside && b >= '@' && b <= '~':
+			c.escape = outside
+		case c.escape == outside && b != '\r':
+			c.out = append(c.out, b)
+		}
+	}
+	c.notify()
+	return c.log.Write(p)
+}
+
+func (c *console) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *console) Close() error { return c.log.Close() }
+
+// end says that nothing more will be written.
+func (c *console) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	c.notify()
+}
+
+func (c *console) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.out)
+}
+
+// expect waits as VM.Expect says.
+func (c *console) expect(re *regexp.Regexp, timeout time.Duration) error {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		changed, found, err := c.look(re)
+		if found || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return fmt.Errorf("console: %q not seen in %v", re, timeout)
+		}
+	}
+}
+
+// look looks for re once, and says why there is no hope for it to appear.
+func (c *console) look(re *regexp.Regexp) (changed <-chan struct{}, found bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rest := c.out[c.matched:]
+	if m := re.FindIndex(rest); m != nil {
+		c.matched += m[1]
+		return nil, true, nil
+	}
+	switch {
+	case c.ended:
+		err = fmt.Errorf("console: the machine ended before %q was seen", re)
+	case strings.Contains(string(rest), kernelPanic):
+		err = fmt.Errorf("console: the kernel panicked before %q was seen", re)
+	}
+	return c.changed, false, err
+}

@@ -1,0 +1,40 @@
+#!@busybox@ sh
+# Stage 2, in essence what NixOS's does: links into the closure, /etc, the Nix
+# database, then systemd.
+PATH=/usr/sbin:/usr/bin
+busybox=@busybox@
+systemConfig=@toplevel@
+
+$busybox echo "<<< stage 2: $systemConfig >>>"
+$busybox ln -s "$($busybox readlink -f $systemConfig/sw)" /usr
+for dir in bin sbin lib lib64; do $busybox ln -s usr/$dir /$dir; done
+
+# What stage 1 has left, for the checks to look at.
+@checks@/record > /run/facts
+
+mkdir -p /etc /home /root /tmp /var/cache /var/empty /var/lib /var/log /var/tmp
+chmod 1777 /tmp /var/tmp
+chmod 700 /root
+ln -s /run /var/run
+cp -rd $systemConfig/etc/. /etc
+chmod -R u+w /etc
+chmod 600 /etc/shadow
+tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
+ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
+
+# The store is read-only to everyone but Nix, which remounts it for itself.
+chown 0:30000 /nix/store
+chmod 1775 /nix/store
+mount --bind /nix/store /nix/store
+mount -o remount,ro,bind /nix/store
+
+mkdir -p /nix/var/nix/gcroots
+ln -sfn $systemConfig /run/current-system
+ln -sfn $systemConfig /run/booted-system
+ln -sfn /run/current-system /nix/var/nix/gcroots/current-system
+ln -sfn /run/booted-system /nix/var/nix/gcroots/booted-system
+nix-store --load-db < /nix/registration && echo "stage 2: Nix database loaded" || echo "stage 2: nix-store --load-db: exit status $?"
+touch /etc/NIXOS
+nix-env -p /nix/var/nix/profiles/system --set /run/current-system
+
+exec /usr/bin/env -i $systemConfig/systemd/systemd
