@@ -72,6 +72,7 @@ func (im *Importer) copy() error {
 		return err
 	}
 	im.mode = Copy
+	defer os.Remove(im.opt.Scratch) // best effort: an empty directory is in nobody's way
 	store, err := unix.Open(im.opt.Store, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("import: open store %s: %w", im.opt.Store, err)

@@ -18,7 +18,6 @@ package squashimport
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -110,10 +109,7 @@ func New(images []manifest.Image, opt Options) *Importer {
 // do the rest.
 func (im *Importer) Run() error {
 	im.start = time.Now()
-	if err := os.MkdirAll(im.opt.Scratch, 0o700); err != nil {
-		return fmt.Errorf("import: %w", err)
-	}
-	defer os.Remove(im.opt.Scratch) // an empty directory that is in nobody's way
+	im.rewind()
 	stop := im.report()
 	defer stop()
 	switch im.opt.Mode {
@@ -127,9 +123,17 @@ func (im *Importer) Run() error {
 			return err
 		}
 		im.opt.Warn(fmt.Sprintf("the store is copied, since it can't be mounted: %v", err))
+		im.rewind()
 		return im.copy()
 	}
 	return fmt.Errorf("import: no such mode: %q", im.opt.Mode)
+}
+
+// rewind sets the progress to what images that are not pending any more have.
+func (im *Importer) rewind() {
+	left := manifest.Manifest{Images: im.pending}
+	im.paths.Store(int64(im.total.TotalPaths - left.StorePaths()))
+	im.bytes.Store(im.total.TotalBytes - left.UnpackedSize())
 }
 
 // Mode says how the images were imported, after Run: [Copy] or [Overlay].
