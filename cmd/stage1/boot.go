@@ -73,6 +73,7 @@ func (b *boot) boot() error {
 		{"import", fatal, b.importStore, ""},
 		{"registration", fatal, b.importRegistration, ""},
 		{"init", fatal, b.findInit, breakMounts},
+		{"shutdown", bestEffort, b.prepareShutdown, ""},
 		{"summary", bestEffort, b.writeReport, breakSwitchRoot},
 		{"switch root", fatal, b.switchRoot, ""},
 		{"free the initrd", bestEffort, b.freeInitrd, ""},
@@ -310,6 +311,26 @@ func copyRegistration(out io.Writer, text io.Reader, root string) (n int, err er
 func (b *boot) findInit() (err error) {
 	b.next, err = findTarget(newRoot, b.opt.init)
 	return err
+}
+
+// prepareShutdown has systemd leave /nix and /nix/store alone at shutdown. It can
+// unmount neither, since it runs from there itself, and reports each as failed.
+// NixOS's systemd is patched to know this (nixpkgs, pkgs/os-specific/linux/
+// systemd, "Don't try to unmount /nix or /nix/store"); for any other, a drop-in
+// takes away the dependency that stops a mount unit: systemd.mount(5), Default
+// Dependencies.
+func (b *boot) prepareShutdown() error {
+	for _, unit := range []string{"nix.mount", "nix-store.mount"} {
+		dir := filepath.Join("/run/systemd/system", unit+".d")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		const text = "# Written by stage1: /nix holds the running system.\n[Unit]\nDefaultDependencies=no\n"
+		if err := os.WriteFile(filepath.Join(dir, "stage1.conf"), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // switchRoot moves the special file systems and makes the new root the root.

@@ -14,6 +14,8 @@
 //     mounts them;
 //   - a tmpfs on / and one on /nix, with /nix/store and /nix/registration;
 //   - /run/stage1/boot.json, what took how long;
+//   - /run/systemd/system/nix.mount.d and nix-store.mount.d, so that shutdown does
+//     not try to unmount what it runs from;
 //   - lines "stage-1: …" in the kernel log;
 //   - nothing of the initrd: its files are deleted.
 //
