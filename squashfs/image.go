@@ -11,7 +11,7 @@ import (
 // Input is an image to link.
 type Input struct {
 	Name string      // of the image in errors, such as its file's
-	R    io.ReaderAt // the image; needed as long as the [Layout] is
+	R    io.ReaderAt // the image; needed as long as the [Layout] is. An *os.File is copied fastest.
 	Size int64       // of R in bytes; may be more than the image's, which may be padded
 }
 

@@ -239,7 +239,8 @@ func (l *linker) directory(entries []entry, number uint32) (listing, error) {
 	inodes := make([]inode, len(entries))
 	places := make([]*movedInode, len(entries))
 	for i := range entries {
-		if err := l.visit(&entries[i], &inodes[i], &places[i]); err != nil {
+		var err error
+		if inodes[i], places[i], err = l.visit(&entries[i]); err != nil {
 			return listing{}, fmt.Errorf("%s: %w", entries[i].image.Name, err)
 		}
 	}
@@ -273,10 +274,10 @@ func (l *linker) directory(entries []entry, number uint32) (listing, error) {
 }
 
 // visit reads the inode of an entry, finds where it goes, and gives it a number.
-func (l *linker) visit(e *entry, in *inode, place **movedInode) error {
-	read, pos, _, err := e.image.inode(e.inode)
+func (l *linker) visit(e *entry) (inode, *movedInode, error) {
+	in, pos, _, err := e.image.inode(e.inode)
 	if err != nil {
-		return err
+		return inode{}, nil, err
 	}
 	i, ok := slices.BinarySearch(e.image.positions, pos)
 	if !ok {
@@ -287,10 +288,9 @@ func (l *linker) visit(e *entry, in *inode, place **movedInode) error {
 		l.last++
 		to.number = l.last
 	}
-	e.number, e.kind = to.number, read.kind
-	*in, *place = read, to
 	in.number = to.number
-	return nil
+	e.number, e.kind = to.number, in.kind
+	return in, to, nil
 }
 
 // move writes an inode of img whose number and listing are those in the linked
@@ -395,17 +395,14 @@ func (l *linker) assemble(s *Superblock, options []byte, extents []extent) *Layo
 		tail = append(tail, p...)
 		return uint64(at)
 	}
-	// addTable appends the table w, and its index after header.
-	addTable := func(w *tableWriter, header []byte) uint64 {
+	// addIndexed appends the table of the given entries and, after header, its
+	// index, and returns where header is.
+	addIndexed := func(entries, header []byte) uint64 {
+		w := &tableWriter{compress: l.compress}
+		w.write(entries)
 		blocks, index := w.finish(start + int64(len(tail)))
 		add(blocks)
 		return add(append(header, index...))
-	}
-	// addIndexed appends the table of the given entries.
-	addIndexed := func(entries []byte, header []byte) uint64 {
-		w := &tableWriter{compress: l.compress}
-		w.write(entries)
-		return addTable(w, header)
 	}
 	blocks, _ := l.inodes.finish(0)
 	s.InodeStart = add(blocks)
