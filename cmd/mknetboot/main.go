@@ -47,6 +47,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	case errors.Is(err, flag.ErrHelp):
 		return 0
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "mknetboot: interrupted")
+		return 1
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "mknetboot: %v\nTry mknetboot --help.\n", err)
 		return 2

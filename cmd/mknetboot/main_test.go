@@ -121,6 +121,16 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+func TestInterrupted(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	if code := run(ctx, []string{"x"}, &stdout, &stderr); code != 1 || stderr.String() != "mknetboot: interrupted\n" {
+		t.Errorf("mknetboot, interrupted, = %d with %q, want 1", code, &stderr)
+	}
+}
+
 func TestSummary(t *testing.T) {
 	var b bytes.Buffer
 	u := newUI(&b, false)
