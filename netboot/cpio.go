@@ -77,13 +77,13 @@ func (c *cpioWriter) file(name string, perm uint32, size int64, r io.Reader, ali
 	if err := c.header(name, nameSize, modeFile|perm, size, 0, 0); err != nil {
 		return err
 	}
-	n, err := io.Copy(c.w, io.LimitReader(r, size))
+	n, err := io.Copy(c.w, r)
 	c.off += n
-	if err == nil && n < size {
-		err = io.ErrUnexpectedEOF
-	}
 	if err != nil {
 		return fmt.Errorf("cpio member %s: %d of %d bytes: %w", name, n, size, err)
+	}
+	if n != size {
+		return fmt.Errorf("cpio member %s: it has %d bytes, want %d", name, n, size)
 	}
 	return c.pad(4)
 }

@@ -13,12 +13,15 @@ import (
 
 	"stage1/manifest"
 	"stage1/registration"
+	"stage1/squashfs"
 )
 
 // storeImage is a squashfs image that goes into the nix-store initrd.
 type storeImage struct {
 	manifest.Image
-	file string // where its bytes are on this machine
+	of     string           // store path, for errors
+	file   string           // where its bytes are on this machine
+	layout *squashfs.Layout // or, of a linked image, where to take them from
 }
 
 // imageBuilder turns store paths into images, by way of the cache.
@@ -77,6 +80,7 @@ func (b *imageBuilder) image(ctx context.Context, e *registration.Entry) (im sto
 		}
 	}
 	return storeImage{
+		of: e.Path,
 		Image: manifest.Image{
 			File:         manifest.ImageFile(path.Base(e.Path)),
 			Size:         c.Size,

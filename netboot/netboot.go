@@ -39,6 +39,7 @@ type Options struct {
 	Level      int    // of compression; 0 is 15 for zstd, 9 for gzip
 	BlockSize  int    // of the images, bytes; 0 is 131072
 	Jobs       int    // images made at a time; 0 is one per CPU
+	NoLink     bool   // keep an image per store path, do not link them into one
 
 	Modules    []string    // kernel modules to load before the import
 	ExtraFiles []ExtraFile // to put into the initrd
@@ -74,6 +75,7 @@ type Result struct {
 	StorePaths    int      `json:"storePaths"`
 	Cached        int      `json:"cached"`       // images taken from the cache
 	Built         int      `json:"built"`        // images made
+	Shared        int64    `json:"shared"`       // bytes that the linked image has once and its inputs more often
 	NarSize       int64    `json:"narSize"`      // of all store paths, bytes
 	UnpackedSize  int64    `json:"unpackedSize"` // what a copy of the store takes in RAM, bytes
 	Files         []File   `json:"files"`        // in the order in which they are loaded, then the scripts
@@ -108,6 +110,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		{"toplevel", b.readToplevel},
 		{"closure", b.readClosure},
 		{"images", b.makeImages},
+		{"link", b.linkImages},
 		{"output", b.writeOutput},
 	} {
 		start := time.Now()
@@ -132,9 +135,13 @@ type build struct {
 	entries  []*registration.Entry // readClosure, sorted by path
 	cache    *cache                // makeImages, locked until the images are copied
 	images   []storeImage          //
+	opened   []*os.File            // linkImages, images that the linked one is made of
 }
 
 func (b *build) close() {
+	for _, f := range b.opened {
+		f.Close()
+	}
 	if b.cache != nil {
 		b.cache.close()
 	}
@@ -307,9 +314,9 @@ const (
 // checkSizes refuses images that no kernel would unpack.
 func (b *build) checkSizes() error {
 	var total int64
-	for i, im := range b.images {
+	for _, im := range b.images {
 		if im.Size >= maxMember {
-			return fmt.Errorf("image of %s has %d bytes: the kernel drops a file of 4 GiB or more from an initrd: split the store path", b.entries[i].Path, im.Size)
+			return fmt.Errorf("image of %s has %d bytes: the kernel drops a file of 4 GiB or more from an initrd: make the system smaller, or compress it harder", im.of, im.Size)
 		}
 		total += im.Size
 	}

@@ -155,6 +155,38 @@ func TestBuildOneChange(t *testing.T) {
 }
 
 // TestBuildDamagedCache checks that a damaged image does not get into the output.
+// TestBuildLinked compares what is in the image or images with the store.
+func TestBuildLinked(t *testing.T) {
+	s := newTestStore(t)
+	for _, c := range []struct {
+		noLink bool
+		images int
+	}{{false, 1}, {true, 5}} {
+		o := s.options()
+		o.NoLink = c.noLink
+		if _, err := Build(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(o.Output, storeName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		archive := readArchive(t, data)
+		if len(archive) != c.images {
+			t.Errorf("NoLink %v: %d images, want %d", c.noLink, len(archive), c.images)
+		}
+		dir := filepath.Join(t.TempDir(), "store")
+		for _, image := range archive {
+			file := filepath.Join(t.TempDir(), "image")
+			writeFile(t, file, image, 0o644)
+			run(t, "unsquashfs", "-quiet", "-no-progress", "-force", "-dest", dir, file)
+		}
+		for _, p := range []string{s.tools, s.file, s.link, s.kernel, s.toplevel} {
+			run(t, "diff", "--recursive", "--no-dereference", s.real(p), filepath.Join(dir, filepath.Base(p)))
+		}
+	}
+}
+
 func TestBuildDamagedCache(t *testing.T) {
 	s := newTestStore(t)
 	o := s.options()
@@ -353,11 +385,10 @@ func TestBuildKeepsOldOutput(t *testing.T) {
 }
 
 func TestCheckSizes(t *testing.T) {
-	entry := []*registration.Entry{{Path: testPath("a")}, {Path: testPath("b")}}
 	sized := func(sizes ...int64) *build {
-		b := &build{entries: entry, Options: Options{Warn: func(string) {}}}
-		for _, n := range sizes {
-			b.images = append(b.images, storeImage{Image: manifest.Image{Size: n}})
+		b := &build{Options: Options{Warn: func(string) {}}}
+		for i, n := range sizes {
+			b.images = append(b.images, storeImage{Image: manifest.Image{Size: n}, of: testPath(string(rune('a' + i)))})
 		}
 		return b
 	}

@@ -176,7 +176,7 @@ func writeStore(ctx context.Context, f *os.File, images []storeImage) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		src, err := os.Open(im.file)
+		src, err := im.open()
 		if err != nil {
 			return err
 		}

@@ -103,6 +103,7 @@ func newBuildFlags() *buildFlags {
 	f.IntVar(&o.Level, "level", 0, "`N`, level of compression: zstd 1 to 22 (default 15), gzip 1 to 9 (default 9)")
 	f.IntVar(&o.BlockSize, "block-size", 128<<10, "`BYTES` of a block of an image: a power of two, 4096 to 1048576")
 	f.IntVar(&o.Jobs, "jobs", 0, "make `N` images at a time (default: one per CPU)")
+	f.BoolVar(&o.NoLink, "no-link", false, "keep an image per store path, do not link them into one")
 	f.Func("module", "kernel module to load before the import, by `NAME`; repeatable", func(s string) error {
 		o.Modules = append(o.Modules, s)
 		return nil

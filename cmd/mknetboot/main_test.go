@@ -135,7 +135,7 @@ func TestSummary(t *testing.T) {
 	var b bytes.Buffer
 	u := newUI(&b, false)
 	u.summary(&netboot.Result{
-		Output: "/srv/netboot", StorePaths: 3, Cached: 2, Built: 1, UnpackedSize: 5 << 30,
+		Output: "/srv/netboot", StorePaths: 3, Cached: 2, Built: 1, Shared: 2 << 10, UnpackedSize: 5 << 30,
 		Files: []netboot.File{{Name: "initrd", Size: 3 << 20}}, Steps: []netboot.Step{{Name: "closure", Seconds: 0.126}},
 	})
 	const want = `/srv/netboot
@@ -143,6 +143,7 @@ func TestSummary(t *testing.T) {
   store paths                         3
   images from the cache               2
   images built                        1
+  shared by linking             2.0 KiB
   store, unpacked              5.00 GiB
   closure                        0.13 s
 `

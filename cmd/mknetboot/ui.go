@@ -84,6 +84,7 @@ func (u *ui) summary(res *netboot.Result) {
 	row("store paths", strconv.Itoa(res.StorePaths))
 	row("images from the cache", strconv.Itoa(res.Cached))
 	row("images built", strconv.Itoa(res.Built))
+	row("shared by linking", bytesText(res.Shared))
 	row("store, unpacked", bytesText(res.UnpackedSize))
 	for _, s := range res.Steps {
 		row(s.Name, fmt.Sprintf("%.2f s", s.Seconds))
