@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,7 +60,7 @@ func (c *Cache) closure(ctx context.Context, recipe string, k *Kernel, args map[
 	if err != nil {
 		return nil, err
 	}
-	record, err := c.record(ctx)
+	record, err := c.goBuild(ctx, "stage1/vmtests/facts/record")
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +68,7 @@ func (c *Cache) closure(ctx context.Context, recipe string, k *Kernel, args map[
 	if err != nil {
 		return nil, err
 	}
-	args["version"], args["image"], args["modules"], args["record"] = k.Version, k.Image, k.Modules, record
+	args["version"], args["image"], args["modules"], args["record"] = k.Version, k.Image, k.Modules, filepath.Join(record, "record")
 	key := []string{recipe, sources}
 	for _, name := range slices.Sorted(maps.Keys(args)) {
 		key = append(key, name, args[name])
@@ -106,28 +105,6 @@ func (c *Cache) closure(ctx context.Context, recipe string, k *Kernel, args map[
 	paths, err := os.ReadFile(filepath.Join(dir, "paths"))
 	cl.Toplevel, cl.Paths = string(toplevel), sortedLines(string(paths))
 	return cl, err
-}
-
-// record builds the tests' observer.
-func (c *Cache) record(ctx context.Context) (string, error) {
-	tmp, err := os.MkdirTemp(c.dir, ".record-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(tmp, "record"), "stage1/vmtests/facts/record")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if err := run(cmd); err != nil {
-		return "", err
-	}
-	data, err := os.ReadFile(filepath.Join(tmp, "record"))
-	if err != nil {
-		return "", err
-	}
-	dir, err := c.Make("record", []string{string(data)}, func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "record"), data, 0o755)
-	})
-	return filepath.Join(dir, "record"), err
 }
 
 // oddities gives the tiny closure's files what Nix takes from all that it

@@ -79,36 +79,37 @@ func (c *console) text() string {
 }
 
 // expect waits as VM.Expect says.
-func (c *console) expect(re *regexp.Regexp, timeout time.Duration) error {
+func (c *console) expect(re *regexp.Regexp, timeout time.Duration) (string, error) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
-		changed, found, err := c.look(re)
-		if found || err != nil {
-			return err
+		match, changed, err := c.look(re)
+		if changed == nil {
+			return match, err
 		}
 		select {
 		case <-changed:
 		case <-timer.C:
-			return fmt.Errorf("console: %q not seen in %v", re, timeout)
+			return "", fmt.Errorf("console: %q not seen in %v", re, timeout)
 		}
 	}
 }
 
-// look looks for re once, and says why there is no hope for it to appear.
-func (c *console) look(re *regexp.Regexp) (changed <-chan struct{}, found bool, err error) {
+// look looks for re once. If it can still appear, look returns what is closed
+// when there is more to look at.
+func (c *console) look(re *regexp.Regexp) (match string, changed <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	rest := c.out[c.matched:]
 	if m := re.FindIndex(rest); m != nil {
 		c.matched += m[1]
-		return nil, true, nil
+		return string(rest[m[0]:m[1]]), nil, nil
 	}
 	switch {
 	case c.ended:
-		err = fmt.Errorf("console: the machine ended before %q was seen", re)
+		return "", nil, fmt.Errorf("console: the machine ended before %q was seen", re)
 	case strings.Contains(string(rest), kernelPanic):
-		err = fmt.Errorf("console: the kernel panicked before %q was seen", re)
+		return "", nil, fmt.Errorf("console: the kernel panicked before %q was seen", re)
 	}
-	return c.changed, false, err
+	return "", c.changed, nil
 }

@@ -64,7 +64,7 @@ func (c *Cache) probe(ctx context.Context, k *Kernel) ([]string, error) {
 		return nil, err
 	}
 	defer vm.Close()
-	if err := vm.Expect("user mode runs", 20*time.Second); err != nil {
+	if _, err := vm.Expect("user mode runs", 20*time.Second); err != nil {
 		fmt.Fprintln(c.log, "/dev/kvm does not run a Linux kernel: using software emulation")
 		return tcg, nil
 	}

@@ -107,13 +107,13 @@ func (v *VM) Send(keys string) error {
 }
 
 // Expect waits until the console has shown what the regular expression matches,
-// after what the last call of Expect has matched. It returns an error when the
-// machine ends before, when its kernel panics before (unless that is what is
-// expected), or after a while.
-func (v *VM) Expect(pattern string, timeout time.Duration) error {
+// after what the last call of Expect has matched, and returns that. It returns
+// an error when the machine ends before, when its kernel panics before (unless
+// that is what is expected), or after a while.
+func (v *VM) Expect(pattern string, timeout time.Duration) (string, error) {
 	re, err := regexp.Compile("(?m)" + pattern)
 	if err != nil {
-		return err
+		return "", err
 	}
 	return v.console.expect(re, timeout)
 }

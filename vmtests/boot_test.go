@@ -1,0 +1,117 @@
+package vmtests
+
+import (
+	"strings"
+	"testing"
+
+	"stage1/vmtests/facts"
+)
+
+// TestTiny compares, for each kind of image and each kind of store, all that
+// stage 2 of a tiny closure finds with what it should.
+func TestTiny(t *testing.T) {
+	cl := tiny(t)
+	for _, tc := range []struct {
+		name   string
+		images func() *Images
+		append string
+		store  string // type of what is mounted on /nix/store, or ""
+		asNAR  bool   // see checkStore
+	}{
+		{"default", func() *Images { return kexec(t, netboot(t, cl)) }, "", "overlay", true},
+		{"copy", func() *Images { return kexec(t, netboot(t, cl)) }, "stage1.store=copy", "", true},
+		{"seed", func() *Images { return seed(t, cl) }, "", "overlay", false},
+		{"seed copy", func() *Images { return seed(t, cl) }, "stage1.store=copy", "", false},
+	} {
+		images := tc.images()
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			vm := start(t, Machine{Images: images, Append: tc.append, CPUs: 1})
+			vm.expect("<<< stage 2: recorded >>>")
+			vm.ends(PowerOff)
+			f := must[*facts.Facts](t)(facts.Decode(vm.Console()))
+			checkContract(t, cl, f)
+			checkStore(t, cl, f, tc.asNAR)
+			checkTiny(t, cl, f, tc.store)
+		})
+	}
+}
+
+// checkTiny compares what only the tiny closure tells.
+func checkTiny(t *testing.T, cl *Closure, f *facts.Facts, store string) {
+	t.Helper()
+	mounted := ""
+	for _, m := range f.Mounts {
+		if m.Target == "/nix/store" {
+			mounted = m.Type
+		}
+	}
+	if mounted != store {
+		t.Errorf("mounted on /nix/store: %q, want %q", mounted, store)
+	}
+	if store == "" && len(f.Loops) > 0 {
+		t.Errorf("loop devices still in use after a copy: %q", f.Loops)
+	}
+	for _, p := range cl.Paths {
+		if !strings.Contains(f.Files["/nix/registration"], p+"\n") {
+			t.Errorf("/nix/registration does not name %s", p)
+		}
+	}
+	if !strings.Contains(f.Files["/run/stage1/boot.json"], `"steps"`) {
+		t.Errorf("/run/stage1/boot.json: %q", f.Files["/run/stage1/boot.json"])
+	}
+}
+
+// everything is all checks that the debian closure has.
+const everything = "facts,units,loaddb,verify,dmesg,mounts,mem,add,gc"
+
+// TestDebian boots a real system to multi-user.target, checks it, and powers it
+// off.
+func TestDebian(t *testing.T) {
+	cl := debian(t)
+	for _, tc := range []struct {
+		name   string
+		images func(t *testing.T) *Images
+		append string
+		checks string
+	}{
+		{"default", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "", everything},
+		{"copy", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "stage1.store=copy", everything},
+		{"seed", func(t *testing.T) *Images { return seed(t, cl) }, "", "units,loaddb,verify"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			vm := start(t, Machine{Images: tc.images(t), Memory: 2048, Append: tc.append + " vmtest=" + tc.checks})
+			vm.checks(tc.checks)
+			if strings.Contains(tc.checks, "facts") {
+				checkContract(t, cl, must[*facts.Facts](t)(facts.Decode(vm.Console())))
+			}
+		})
+	}
+}
+
+// TestIPXE boots the same system the way that machines do: firmware, iPXE, HTTP.
+func TestIPXE(t *testing.T) {
+	dir := netboot(t, debian(t))
+	for _, tc := range []struct {
+		name string
+		uefi bool
+	}{
+		{"BIOS", false},
+		{"UEFI", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			const checks = "units,loaddb"
+			vm := start(t, Machine{Netboot: dir, UEFI: tc.uefi, Memory: 2048, Append: "vmtest=" + checks})
+			vm.checks(checks)
+		})
+	}
+}
+
+// TestShell boots the seed's images with the seed's shell, which proves the
+// fixtures without stage1.
+func TestShell(t *testing.T) {
+	cl := tiny(t)
+	vm := start(t, Machine{Images: must[*Images](t)(cl.Seed(t.Context(), must[string](t)(cl.ShellInitrd(t.Context()))))})
+	vm.expect("<<< stage 2: recorded >>>")
+	vm.ends(PowerOff)
+}
