@@ -26,6 +26,7 @@ type boot struct {
 	log      *logger
 	opt      *options
 	children children
+	keys     keys
 	report   report
 
 	manifest *manifest.Manifest

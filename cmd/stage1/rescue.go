@@ -24,6 +24,8 @@ func (b *boot) rescue(err error) (again bool) {
 	if b.opt.panic {
 		return false
 	}
+	b.keys.open()
+	defer b.keys.close()
 	timeout := b.opt.failDelay
 	if b.opt.onFail == actionHang {
 		timeout = forever
@@ -35,6 +37,8 @@ func (b *boot) rescue(err error) (again bool) {
 // breakAt stops the boot at a breakpoint until a key is pressed.
 func (b *boot) breakAt(p breakpoint) {
 	b.log.infof("breakpoint %s", p)
+	b.keys.open()
+	defer b.keys.close()
 	fmt.Fprintf(b.log.console, "\nBreakpoint %s. Press one of these keys:\n\n", p)
 	b.menu("to go on", "", forever)
 }
@@ -43,7 +47,8 @@ const forever = time.Duration(-1)
 
 // menu is the menu of NixOS's stage 1 (nixos/modules/system/boot/stage-1-init.sh,
 // fail). It returns true for any key without a meaning of its own, and false
-// when the time is over.
+// when the time is over. The caller opens b.keys before it writes anything to the
+// console, so that a key that is pressed in answer is not lost.
 func (b *boot) menu(goOn, onTimeout string, timeout time.Duration) bool {
 	why := b.noShell()
 	if why == "" {
@@ -56,7 +61,7 @@ func (b *boot) menu(goOn, onTimeout string, timeout time.Duration) bool {
 		fmt.Fprintf(b.log.console, "Without a key within %v: %s.\n", timeout, onTimeout)
 	}
 	for {
-		key, ok := readKey(timeout)
+		key, ok := b.keys.read(timeout)
 		if !ok {
 			return false
 		}
@@ -64,13 +69,17 @@ func (b *boot) menu(goOn, onTimeout string, timeout time.Duration) bool {
 		case key == keyReboot:
 			b.end(actionReboot)
 		case key == keyShell && why == "":
+			b.keys.close()
 			if err := b.shell(); err != nil {
 				b.log.errorf("%v", err)
 			}
+			b.keys.open()
 			fmt.Fprint(b.log.console, "\nPress i, f, r or any other key as above.\n")
 			timeout = forever // somebody is there
 		case key == keyShellP1 && why == "":
+			b.keys.close()
 			b.log.errorf("%v", becomeShell(b.shellTTY()))
+			b.keys.open()
 		case key == keyShell || key == keyShellP1:
 			fmt.Fprintf(b.log.console, "No shell: %s.\n", why)
 		default:
@@ -135,18 +144,36 @@ func (b *boot) startDebugShell() error {
 	return err
 }
 
-// readKey waits for one key on standard input, unbuffered and without an echo.
-// What was typed before counts for nothing. ok is false when the time is over.
-func readKey(timeout time.Duration) (key byte, ok bool) {
-	if old, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
-		raw := *old
-		raw.Lflag &^= unix.ICANON | unix.ECHO
-		raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
-		// TCSETSF drops what has arrived.
-		if unix.IoctlSetTermios(0, unix.TCSETSF, &raw) == nil {
-			defer unix.IoctlSetTermios(0, unix.TCSETS, old)
-		}
+// keys reads single keys from standard input.
+type keys struct {
+	cooked *unix.Termios // how the terminal was, or nil
+}
+
+// open drops what was typed before, and has keys come one by one and without an
+// echo. On what is no terminal it does nothing.
+func (k *keys) open() {
+	cooked, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	if err != nil {
+		return
 	}
+	raw := *cooked
+	raw.Lflag &^= unix.ICANON | unix.ECHO
+	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
+	if unix.IoctlSetTermios(0, unix.TCSETSF, &raw) == nil {
+		k.cooked = cooked
+	}
+}
+
+// close makes the terminal what it was.
+func (k *keys) close() {
+	if k.cooked != nil {
+		_ = unix.IoctlSetTermios(0, unix.TCSETS, k.cooked) // it could be set before
+		k.cooked = nil
+	}
+}
+
+// read waits for one key. ok is false when the time is over.
+func (k *keys) read(timeout time.Duration) (key byte, ok bool) {
 	deadline := time.Now().Add(timeout)
 	for {
 		wait := -1
