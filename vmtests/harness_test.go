@@ -159,7 +159,7 @@ func (v testVM) ends(want Exit) {
 func (v testVM) checks(names string) {
 	v.t.Helper()
 	for name := range strings.SplitSeq(names, ",") {
-		if got := must[string](v.t)(v.Expect(`^vmtest: .*$`, forever)); got != "vmtest: "+name+" ok" {
+		if got := must[string](v.t)(v.Expect(`^vmtest: .*\n`, forever)); got != "vmtest: "+name+" ok\n" {
 			v.t.Errorf("check %s: %s", name, got)
 		}
 	}

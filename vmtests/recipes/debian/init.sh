@@ -9,8 +9,9 @@ $busybox echo "<<< stage 2: $systemConfig >>>"
 $busybox ln -s "$($busybox readlink -f $systemConfig/sw)" /usr
 for dir in bin sbin lib lib64; do $busybox ln -s usr/$dir /$dir; done
 
-# What stage 1 has left, for the checks to look at.
-@checks@/record > /run/facts
+# What stage 1 has left, for the checks to look at. Another shell redirects the
+# output, so that PID 1's descriptors stay as they are.
+$busybox sh -c '@checks@/record > /run/facts'
 
 mkdir -p /etc /home /root /tmp /var/cache /var/empty /var/lib /var/log /var/tmp
 chmod 1777 /tmp /var/tmp

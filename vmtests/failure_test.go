@@ -1,0 +1,285 @@
+package vmtests
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"stage1/manifest"
+	"stage1/vmtests/facts"
+)
+
+// bootable is a directory made by mknetboot, to be booted as it is or with
+// something done to it.
+type bootable struct {
+	dir    string
+	images *Images
+}
+
+func newBootable(t *testing.T, args ...string) *bootable {
+	t.Helper()
+	dir := netboot(t, tiny(t), args...)
+	return &bootable{dir, kexec(t, dir)}
+}
+
+// initrds returns the images with the named initrds of the directory, and with
+// the files that overlay writes: they come last, and so replace others.
+func (b *bootable) initrds(t *testing.T, names []string, overlay func(t *testing.T, root string)) *Images {
+	t.Helper()
+	im := &Images{Kernel: b.images.Kernel, Cmdline: b.images.Cmdline}
+	for _, name := range names {
+		im.Initrds = append(im.Initrds, filepath.Join(b.dir, name))
+	}
+	if overlay != nil {
+		dir := t.TempDir()
+		overlay(t, filepath.Join(dir, "root"))
+		must[struct{}](t)(struct{}{}, shell(t.Context(), dir, `(cd root && find . | cpio --quiet -o -H newc) > archive`))
+		im.Initrds = append(im.Initrds, filepath.Join(dir, "archive"))
+	}
+	return im
+}
+
+var allInrds = []string{"initrd", "manifest", "nix-store"}
+
+// contents unpacks what the kernel would, from the named initrd.
+func (b *bootable) contents(t *testing.T, name string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	cmd := exec.Command("cpio", "--quiet", "-i", "-d", "--no-absolute-filenames")
+	cmd.Dir = dir
+	cmd.Stdin = bytes.NewReader(must[[]byte](t)(os.ReadFile(filepath.Join(b.dir, name))))
+	must[struct{}](t)(struct{}{}, run(cmd))
+	return dir
+}
+
+// manifest returns the directory's manifest.
+func (b *bootable) manifest(t *testing.T) *manifest.Manifest {
+	t.Helper()
+	return must[*manifest.Manifest](t)(manifest.Open(os.DirFS(b.contents(t, "manifest"))))
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	must[struct{}](t)(struct{}{}, os.MkdirAll(filepath.Dir(path), 0o755))
+	must[struct{}](t)(struct{}{}, os.WriteFile(path, data, 0o644))
+}
+
+// writeManifest writes a manifest in which the registration is text.
+func writeManifest(t *testing.T, root string, m *manifest.Manifest, text string) {
+	t.Helper()
+	sum := sha256.Sum256([]byte(text))
+	m.Registration = &manifest.Registration{File: "/registration", Size: int64(len(text)), SHA256: hex.EncodeToString(sum[:]), UnpackedSize: int64(len(text))}
+	write(t, filepath.Join(root, m.Registration.File), []byte(text))
+	var b bytes.Buffer
+	must[struct{}](t)(struct{}{}, m.Write(&b))
+	write(t, filepath.Join(root, manifest.Path), b.Bytes())
+}
+
+// TestFaults shows that stage 1 stops for each fault with its message, and does
+// the action on failure; that stage 2 never starts.
+func TestFaults(t *testing.T) {
+	b := newBootable(t)
+	m := b.manifest(t)
+	image := m.Images[0]
+	content := must[[]byte](t)(os.ReadFile(filepath.Join(b.contents(t, "nix-store"), image.File)))
+	const absent = "/nix/store/00000000000000000000000000000000-absent"
+	const entry = absent + "\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n1\n\n0\n"
+	for _, c := range []struct {
+		name    string
+		append  string
+		initrds []string // all where nil
+		overlay func(t *testing.T, root string)
+		want    []string // in this order
+		end     Exit     // Reset where empty
+	}{
+		{name: "no such init", append: "init=" + absent + "/init",
+			want: []string{`init: init=` + absent + `/init: ` + absent + `/init does not exist`, `the store has init=/nix/store/\S+-nixos-system-tiny`}},
+		{name: "an init that is no program", append: "init=/nix/registration", want: []string{`/nix/registration is not executable`}},
+		{name: "no manifest", initrds: []string{"initrd", "nix-store"}, want: []string{`manifest: no manifest: the initrd has neither /nix-store-squashes/manifest.json nor`}},
+		{name: "no images", initrds: []string{"initrd", "manifest"}, want: []string{`import: open image ` + image.File + `: no such file or directory`}},
+		{name: "manifest of another version", overlay: func(t *testing.T, root string) {
+			write(t, filepath.Join(root, manifest.Path), []byte(`{"version": 99}`))
+		}, want: []string{`manifest /nix-store-squashes/manifest.json: format version 99, want 1`}},
+		{name: "truncated image", overlay: func(t *testing.T, root string) {
+			write(t, filepath.Join(root, image.File), content[:len(content)/2])
+		}, want: []string{`import: image ` + image.File + `: it has \d+ bytes, the manifest says \d+`}},
+		{name: "truncated image, copied", append: "stage1.store=copy", overlay: func(t *testing.T, root string) {
+			write(t, filepath.Join(root, image.File), content[:len(content)/2])
+		}, want: []string{`import: image ` + image.File + `: it has \d+ bytes, the manifest says \d+`}},
+		{name: "damaged superblock", overlay: func(t *testing.T, root string) {
+			damaged := slices.Clone(content)
+			copy(damaged[32:], bytes.Repeat([]byte{0xff}, 8)) // the root inode's place
+			write(t, filepath.Join(root, image.File), damaged)
+		}, want: []string{`import: image ` + image.File}},
+		{name: "registration of an absent path", overlay: func(t *testing.T, root string) {
+			writeManifest(t, root, b.manifest(t), entry)
+		}, want: []string{`registration: /registration: it names ` + absent + `, which no image holds`}},
+		{name: "damaged registration", overlay: func(t *testing.T, root string) {
+			writeManifest(t, root, b.manifest(t), entry[:len(entry)-4])
+		}, want: []string{`registration: /registration: registration line 4`}},
+		{name: "no such module", overlay: func(t *testing.T, root string) {
+			write(t, filepath.Join(root, "lib/modules", tiny(t).Kernel.Version, "modules.dep"), []byte("\n"))
+		}, want: []string{`kernel modules: load loop: no such module: neither in /lib/modules/\S+/modules.dep nor built into the kernel`}},
+		{name: "store larger than its tmpfs", append: "stage1.store=copy stage1.nix_size=1M", want: []string{`no space left on device`, `stage1.nix_size=`}},
+		{name: "power off", append: "init=" + absent + " stage1.on_fail=poweroff", want: []string{"does not exist", "stage-1: poweroff"}, end: PowerOff},
+		{name: "panic", append: "init=" + absent + " stage1.on_fail=panic", want: []string{"does not exist", "Without a key within 1s: panic"}, end: Panic},
+		{name: "panic at once", append: "init=" + absent + " boot.panic_on_fail", want: []string{"does not exist", "stage-1: panic"}, end: Panic},
+		{name: "panic at once, in other words", append: "init=" + absent + " stage1panic=1", want: []string{"does not exist"}, end: Panic},
+		{name: "no shell to end in", append: "init=" + absent + " stage1.on_fail=shell", want: []string{"does not exist", `no shell: the initrd has no /bin/sh: mknetboot --debug-shell`, "stage-1: reboot"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if c.initrds == nil {
+				c.initrds = allInrds
+			}
+			vm := start(t, Machine{Images: b.initrds(t, c.initrds, c.overlay), CPUs: 1, Append: "stage1.on_fail_delay=1 " + c.append})
+			vm.expect(c.want...)
+			if c.end == "" {
+				c.end = Reset
+			}
+			vm.ends(c.end)
+			if text := vm.Console(); strings.Contains(text, "stage 2") && strings.Contains(text, "<<<") {
+				t.Error("stage 2 has started")
+			}
+		})
+	}
+}
+
+// keys types what is behind each "> " and waits for what each other string
+// matches.
+func (v testVM) keys(script ...string) {
+	v.t.Helper()
+	for _, s := range script {
+		if text, ok := strings.CutPrefix(s, "> "); ok {
+			must[struct{}](v.t)(struct{}{}, v.Send(text))
+		} else {
+			v.expect(s)
+		}
+	}
+}
+
+// TestMenu presses each key of the menu.
+func TestMenu(t *testing.T) {
+	const fail = "init=/nix/store/absent/init stage1.on_fail=hang "
+	with, without := newBootable(t, "--debug-shell"), newBootable(t)
+	for _, c := range []struct {
+		name   string
+		b      *bootable
+		append string
+		script []string
+		end    Exit
+	}{
+		{"reboot", without, fail, []string{`r\) to reboot immediately`, `\*\) to try`, "> r", "stage-1: reboot"}, Reset},
+		{"any other key", without, fail, []string{"does not exist", `\*\) to try the step again`, "> x", "does not exist", `\*\) to try`, "> r"}, Reset},
+		{"no shell without a flag", with, fail, []string{`\(no shell: no flag allows one: boot.shell_on_fail does\)`, `\*\) to try`, "> i", "No shell: no flag", "> f", "No shell: no flag", "> r"}, Reset},
+		{"no shell without a program", without, fail + "boot.shell_on_fail", []string{`\(no shell: the initrd has no /bin/sh`, `\*\) to try`, "> i", "No shell: the initrd", "> r"}, Reset},
+		{"shells", with, fail + "boot.shell_on_fail", []string{
+			`i\) to launch an interactive shell`, `\*\) to try`,
+			"> i", "stage-1# ", "> echo is $((6*7)) pid $$\n", `is 42 pid ([2-9]|\d\d)`,
+			// PID 1 takes no signal, and reaps what it is handed.
+			"> kill -TERM 1; kill -INT 1; kill -HUP 1; (true &); sleep 1; grep -h State /proc/[0-9]*/status | sort -u; echo done\n", "\ndone",
+			"> exit\n", "Press i, f, r or any other key",
+			"> f", "stage-1# ", "> echo pid $$ of 1\n", "\npid 1 of 1", "> poweroff -f\n",
+		}, PowerOff},
+		{"a shell at last", with, "init=/nix/store/absent/init stage1.on_fail=shell stage1.on_fail_delay=0", []string{"stage-1# ", "> echo pid $$ of 1\n", "\npid 1 of 1", "> reboot -f\n"}, Reset},
+		{"a shell, in other words", with, fail + "SYSTEMD_SULOGIN_FORCE=1", []string{`i\) to launch`, `\*\) to try`, "> r"}, Reset},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			vm := start(t, Machine{Images: c.b.images, CPUs: 1, Append: c.append})
+			vm.keys(c.script...)
+			vm.ends(c.end)
+			if text := vm.Console(); strings.Contains(text, "State:\tZ") {
+				t.Error("a zombie is left: PID 1 does not reap")
+			} else if strings.Contains(text, "<<< stage 2") {
+				t.Error("stage 2 has started")
+			}
+		})
+	}
+}
+
+// TestBreakpoints stops at each breakpoint, in both vocabularies, looks around,
+// and goes on to stage 2.
+func TestBreakpoints(t *testing.T) {
+	with, without := newBootable(t, "--debug-shell"), newBootable(t)
+	look := func(command, want string) []string {
+		return []string{`\*\) to go on`, "> i", "stage-1# ", "> " + command + "; echo done\n", want, "\ndone", "> exit\n", "or any other key", "> x"}
+	}
+	for _, c := range []struct {
+		name   string
+		b      *bootable
+		append string
+		script [][]string
+	}{
+		{"NixOS's script", with, "boot.debug1 boot.debug1devices boot.debug1mounts rd.systemd.break=pre-switch-root loop.max_loop=3 rd.systemd.debug_shell", [][]string{
+			{"Breakpoint before the kernel modules"},
+			look("ls /sys/module/squashfs; readlink /proc/[0-9]*/fd/0", "No such file(?s:.*)/dev/tty9"),
+			{"Breakpoint before mounts and import"},
+			look("cat /sys/module/loop/parameters/max_loop; ls /mnt-root", "\n3\n(?s:.*)/mnt-root: No such file"),
+			{"Breakpoint after mounts and import"},
+			look("ls -d /mnt-root/nix/store/*-bare-file /mnt-root/nix/registration", "\n/mnt-root/nix/registration\n"),
+			{"Breakpoint before switch root"},
+			look("ls /run/systemd/system", "nix.mount.d"),
+		}},
+		{"systemd", without, "rd.systemd.break=pre-udev rd.systemd.break=pre-mount rd.systemd.break", [][]string{
+			{"Breakpoint before the kernel modules", `no shell: the initrd has no`, `\*\) to go on`, "> x"},
+			{"Breakpoint before mounts and import", `\*\) to go on`, "> x"},
+			{"Breakpoint before switch root", `\*\) to go on`, "> x"},
+		}},
+		{"one in short", without, "debug1", [][]string{{"Breakpoint before the kernel modules", `\*\) to go on`, "> x"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			vm := start(t, Machine{Images: c.b.images, CPUs: 1, Append: c.append})
+			for _, script := range c.script {
+				vm.keys(script...)
+			}
+			vm.expect("<<< stage 2: recorded >>>")
+			vm.ends(PowerOff)
+		})
+	}
+}
+
+// TestFlags shows what the other flags do.
+func TestFlags(t *testing.T) {
+	b := newBootable(t)
+	for _, c := range []struct {
+		name      string
+		append    string
+		show, not []string // on the console
+		mounts    map[string]string
+	}{
+		{"quiet", "quiet", nil, []string{"store paths in"}, nil},
+		{"trace", "loglevel=7 boot.trace stage1.nonsense=1 stage1.jobs=x", []string{
+			"stage1.nonsense=1: no such flag: ignored", "stage1.jobs=x: want a number", "store paths in", "store paths are registered",
+		}, nil, nil},
+		{"sizes", "stage1.root_size=100M stage1.nix_size=25% stage1.jobs=1 stage1.store=copy", []string{"by copy of"}, nil,
+			map[string]string{"/": "size=102400k", "/nix": "size="}},
+		{"init of the manifest", "init=", []string{`starting /nix/store/\S+/init`}, nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			vm := start(t, Machine{Images: b.images, CPUs: 1, Append: c.append})
+			vm.expect(c.show...)
+			vm.expect("<<< stage 2: recorded >>>")
+			vm.ends(PowerOff)
+			for _, s := range c.not {
+				if strings.Contains(vm.Console(), s) {
+					t.Errorf("the console shows %q", s)
+				}
+			}
+			f := must[*facts.Facts](t)(facts.Decode(vm.Console()))
+			for _, m := range f.Mounts {
+				if want, ok := c.mounts[m.Target]; ok && !slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, want) }) {
+					t.Errorf("%s is mounted with %q, want %s", m.Target, m.Options, want)
+				}
+			}
+		})
+	}
+}
