@@ -15,7 +15,7 @@ const kernelPanic = "Kernel panic - not syncing"
 // console collects what a machine writes to its serial line. It is written to
 // by QEMU's output and read by Expect at the same time.
 type console struct {
-	log io.WriteCloser // gets everything as it is
+	raw io.Writer // gets everything as it is
 
 	mu      sync.Mutex
 	out     []byte        // without carriage returns and control sequences
@@ -34,8 +34,8 @@ const (
 	inside         // after ESC [, until a byte of @…~
 )
 
-func newConsole(log io.WriteCloser) *console {
-	return &console{log: log, changed: make(chan struct{})}
+func newConsole(raw io.Writer) *console {
+	return &console{raw: raw, changed: make(chan struct{})}
 }
 
 func (c *console) Write(p []byte) (int, error) {
@@ -54,7 +54,7 @@ func (c *console) Write(p []byte) (int, error) {
 		}
 	}
 	c.notify()
-	return c.log.Write(p)
+	return c.raw.Write(p)
 }
 
 func (c *console) notify() {
@@ -62,14 +62,13 @@ func (c *console) notify() {
 	c.changed = make(chan struct{})
 }
 
-func (c *console) Close() error { return c.log.Close() }
-
-// end says that nothing more will be written.
-func (c *console) end() {
+// Close says that nothing more will be written.
+func (c *console) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
 	c.notify()
+	return nil
 }
 
 func (c *console) text() string {

@@ -8,6 +8,5 @@
 // store is mounted on /nix. The machine's own /nix is never written to; an empty
 // directory is made where there is none.
 //
-// Debian packages used: apt, cpio, dpkg, kmod, libarchive-tools, nix-bin,
-// squashfs-tools, qemu-system-x86, ipxe-qemu, ovmf (the Makefile's deps).
+// Programs used beside those of any Debian machine: the Makefile's DEPS.
 package vmtests

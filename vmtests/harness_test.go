@@ -113,7 +113,9 @@ func start(t *testing.T, m Machine) testVM {
 	t.Helper()
 	c := testCache(t)
 	m.Accel = must[[]string](t)(c.Accel(t.Context(), must[*Kernel](t)(c.Linux61(t.Context()))))
-	m.Log = artifact(t) + ".log"
+	log := must[*os.File](t)(os.Create(artifact(t) + ".log"))
+	t.Cleanup(func() { log.Close() })
+	m.Output = log
 	ctx := t.Context()
 	if deadline, ok := t.Deadline(); ok {
 		// Else tests that run out of time would leave QEMU behind.
@@ -125,7 +127,7 @@ func start(t *testing.T, m Machine) testVM {
 	vm := must[*VM](t)(m.Start(ctx))
 	t.Cleanup(func() {
 		vm.Close()
-		t.Logf("the machine ran for %.1f s; its console is in %s", time.Since(begin).Seconds(), m.Log)
+		t.Logf("the machine ran for %.1f s; its console is in %s", time.Since(begin).Seconds(), log.Name())
 		if t.Failed() {
 			shown := factsOnConsole.ReplaceAllString(vm.Console(), "(facts)")
 			lines := strings.Split(strings.TrimSpace(shown), "\n")

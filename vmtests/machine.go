@@ -23,11 +23,11 @@ type Machine struct {
 	Netboot string  // directory with netboot.ipxe, served by HTTP to iPXE
 	Append  string  // further kernel parameters
 
-	UEFI   bool     // with Netboot: OVMF instead of SeaBIOS
-	Memory int      // MiB; 0 is 1024
-	CPUs   int      // 0 is 2
-	Accel  []string // from Cache.Accel; nil is software emulation
-	Log    string   // file for the console's output, or empty
+	UEFI   bool      // with Netboot: OVMF instead of SeaBIOS
+	Memory int       // MiB; 0 is 1024
+	CPUs   int       // 0 is 2
+	Accel  []string  // from Cache.Accel; nil is software emulation
+	Output io.Writer // gets what the console shows, or nil
 }
 
 var (
@@ -73,23 +73,16 @@ func (c *Cache) probe(ctx context.Context, k *Kernel) ([]string, error) {
 
 // Start starts the machine. Its console is the VM's.
 func (m *Machine) Start(ctx context.Context) (*VM, error) {
-	log := io.WriteCloser(nopCloser{io.Discard})
-	if m.Log != "" {
-		f, err := os.Create(m.Log)
-		if err != nil {
-			return nil, err
-		}
-		log = f
+	output := m.Output
+	if output == nil {
+		output = io.Discard
 	}
-	vm := &VM{console: newConsole(log)}
+	vm := &VM{console: newConsole(output)}
 	o, err := m.prepare(ctx, vm)
-	if err != nil {
-		vm.cleanUp()
-		log.Close()
-		return nil, err
+	if err == nil {
+		err = vm.start(ctx, o)
 	}
-	o.SerialOutput = append(o.SerialOutput, vm.console)
-	if err := vm.start(ctx, o); err != nil {
+	if err != nil {
 		vm.cleanUp()
 		return nil, err
 	}
@@ -225,7 +218,3 @@ func quote(words []string) string {
 	}
 	return strings.Join(quoted, " ")
 }
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }

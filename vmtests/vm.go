@@ -53,6 +53,7 @@ func (v *VM) cleanUp() {
 
 func (v *VM) start(ctx context.Context, o *qemu.Options) error {
 	o.Tasks = append(o.Tasks, qemu.WaitVMStarted(v.watch))
+	o.SerialOutput = append(o.SerialOutput, v.console)
 	vm, err := o.Start(ctx)
 	if err != nil {
 		return fmt.Errorf("start QEMU: %w", err)
@@ -61,7 +62,6 @@ func (v *VM) start(ctx context.Context, o *qemu.Options) error {
 	go func() {
 		// Wait also keeps the console's terminal drained.
 		v.waitErr = vm.Wait()
-		v.console.end()
 		close(v.done)
 	}()
 	return nil
