@@ -80,11 +80,37 @@ func mountImage(initrd string, image manifest.Image, dir string) (*mounted, erro
 		Source: loop.Name(), Target: dir, Type: "squashfs",
 		Flags: unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID,
 	}
-	if err := m.Do(); err != nil {
+	// A kernel that lets the mount choose has one decompressor for all CPUs else
+	// (SQUASHFS_CHOICE_DECOMP_BY_MOUNT, Linux 6.2). "multi" has as many as are
+	// in use at once; "percpu" would take the RAM for all at once.
+	err = unix.EINVAL
+	if kernelAtLeast(6, 2) {
+		m.Data = "threads=multi"
+		err = m.Do()
+	}
+	// EINVAL: the kernel has no such choice, or refuses the image.
+	if errors.Is(err, unix.EINVAL) {
+		m.Data = ""
+		err = m.Do()
+	}
+	if err != nil {
 		os.Remove(dir) // best effort: what matters is the mount's error
 		return nil, fmt.Errorf("image %s: %w%s", image.File, err, mountHint(err, sb))
 	}
 	return &mounted{Image: image, dir: dir, xattrs: sb.XattrStart != noXattrs}, nil
+}
+
+// kernelAtLeast says whether the kernel has at least that version.
+func kernelAtLeast(major, minor int) bool {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	var a, b int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &a, &b); n < 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
 }
 
 // mountHint says what a refused mount means, for one who reads it on a console.
