@@ -255,11 +255,11 @@ func TestFlags(t *testing.T) {
 		show, not []string // on the console
 		mounts    map[string]string
 	}{
-		{"quiet", "quiet", nil, []string{"store paths in"}, nil},
+		{"quiet", "quiet", nil, []string{"store paths: "}, nil},
 		{"trace", "loglevel=7 boot.trace stage1.nonsense=1 stage1.jobs=x", []string{
-			"stage1.nonsense=1: no such flag: ignored", "stage1.jobs=x: want a number", "store paths in", "store paths are registered",
+			"stage1.nonsense=1: no such flag: ignored", "stage1.jobs=x: want a number", "store paths: ", "store paths are registered",
 		}, nil, nil},
-		{"sizes", "stage1.root_size=100M stage1.nix_size=25% stage1.jobs=1 stage1.store=copy", []string{"by copy of"}, nil,
+		{"sizes", "stage1.root_size=100M stage1.nix_size=25% stage1.jobs=1 stage1.store=copy", []string{"by copy; images: 1"}, nil,
 			map[string]string{"/": "size=102400k", "/nix": "size="}},
 		{"init of the manifest", "init=", []string{`starting /nix/store/\S+/init`}, nil, nil},
 	} {

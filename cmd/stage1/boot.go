@@ -168,7 +168,7 @@ func (b *boot) readManifest() (err error) {
 	if b.opt.init == "" {
 		b.opt.init = b.manifest.Init
 	}
-	b.log.infof("%d store paths in %d images, %.1f MB", b.manifest.StorePaths(), len(b.manifest.Images), mb(b.manifest.Size()))
+	b.log.infof("store paths: %d, images: %d, %.1f MB", b.manifest.StorePaths(), len(b.manifest.Images), mb(b.manifest.Size()))
 	return nil
 }
 

@@ -90,7 +90,7 @@ func (r *report) String() string {
 		total += step.Took
 	}
 	fmt.Fprintf(&s, "%9.1f ms  in all, %.1f s after the kernel's start\n", total, sinceBoot().Seconds())
-	fmt.Fprintf(&s, "%d store paths, %.1f MB, by %s of %d images of %.1f MB; %.0f of %.0f MB RAM in use",
+	fmt.Fprintf(&s, "store paths: %d, %.1f MB; by %s; images: %d, %.1f MB; RAM in use: %.0f of %.0f MB",
 		r.StorePaths, mb(r.StoreBytes), r.Mode, r.Images, mb(r.ImageBytes), mb(r.RAMUsed), mb(r.RAMTotal))
 	return s.String()
 }
