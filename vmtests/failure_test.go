@@ -24,7 +24,12 @@ type bootable struct {
 
 func newBootable(t *testing.T, args ...string) *bootable {
 	t.Helper()
-	dir := netboot(t, tiny(t), args...)
+	return bootableOf(t, tiny(t), args...)
+}
+
+func bootableOf(t *testing.T, cl *Closure, args ...string) *bootable {
+	t.Helper()
+	dir := netboot(t, cl, args...)
 	return &bootable{dir, kexec(t, dir)}
 }
 
@@ -45,7 +50,7 @@ func (b *bootable) initrds(t *testing.T, names []string, overlay func(t *testing
 	return im
 }
 
-var allInrds = []string{"initrd", "manifest", "nix-store"}
+var allInitrds = []string{"initrd", "manifest", "nix-store"}
 
 // contents unpacks what the kernel would, from the named initrd.
 func (b *bootable) contents(t *testing.T, name string) (dir string) {
@@ -136,7 +141,7 @@ func TestFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			if c.initrds == nil {
-				c.initrds = allInrds
+				c.initrds = allInitrds
 			}
 			vm := start(t, Machine{Images: b.initrds(t, c.initrds, c.overlay), CPUs: 1, Append: "stage1.on_fail_delay=1 " + c.append})
 			vm.expect(c.want...)
