@@ -10,29 +10,37 @@ import (
 // TestTiny compares, for each kind of image and each kind of store, all that
 // stage 2 of a tiny closure finds with what it should.
 func TestTiny(t *testing.T) {
-	cl := tiny(t)
+	c := testCache(t)
+	old := tiny(t)
+	current := must[*Closure](t)(c.Tiny(t.Context(), must[*Kernel](t)(c.Linux612(t.Context()))))
+	ours := func(cl *Closure) *Images { return kexec(t, netboot(t, cl)) }
+	seeds := func(cl *Closure) *Images { return seed(t, cl) }
 	for _, tc := range []struct {
-		name   string
-		images func() *Images
-		append string
-		store  string // type of what is mounted on /nix/store, or ""
-		asNAR  bool   // see checkStore
+		name    string
+		closure *Closure
+		images  func(*Closure) *Images
+		append  string
+		store   string // type of what is mounted on /nix/store, or ""
+		asNAR   bool   // see checkStore
 	}{
-		{"default", func() *Images { return kexec(t, netboot(t, cl)) }, "", "overlay", true},
-		{"copy", func() *Images { return kexec(t, netboot(t, cl)) }, "stage1.store=copy", "", true},
-		{"seed", func() *Images { return seed(t, cl) }, "", "overlay", false},
-		{"seed copy", func() *Images { return seed(t, cl) }, "stage1.store=copy", "", false},
+		{"overlay", old, ours, "", "overlay", true},
+		{"copy", old, ours, "stage1.store=copy", "", true},
+		{"seed overlay", old, seeds, "", "overlay", false},
+		{"seed copy", old, seeds, "stage1.store=copy", "", false},
+		{"6.12 overlay", current, ours, "", "overlay", true},
+		{"6.12 copy", current, ours, "stage1.store=copy", "", true},
+		{"6.12 seed overlay", current, seeds, "", "overlay", false},
 	} {
-		images := tc.images()
+		images := tc.images(tc.closure)
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			vm := start(t, Machine{Images: images, Append: tc.append, CPUs: 1})
 			vm.expect("<<< stage 2: recorded >>>")
 			vm.ends(PowerOff)
 			f := must[*facts.Facts](t)(facts.Decode(vm.Console()))
-			checkContract(t, cl, f)
-			checkStore(t, cl, f, tc.asNAR)
-			checkTiny(t, cl, f, tc.store)
+			checkContract(t, tc.closure, f)
+			checkStore(t, tc.closure, f, tc.asNAR)
+			checkTiny(t, tc.closure, f, tc.store)
 		})
 	}
 }
@@ -75,7 +83,7 @@ func TestDebian(t *testing.T) {
 		append string
 		checks string
 	}{
-		{"default", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "", everything},
+		{"overlay", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "", everything},
 		{"copy", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "stage1.store=copy", everything},
 		{"seed", func(t *testing.T) *Images { return seed(t, cl) }, "", "units,loaddb,verify"},
 	} {

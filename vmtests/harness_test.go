@@ -37,17 +37,20 @@ func must[T any](t *testing.T) func(v T, err error) T {
 	}
 }
 
+func linux61(t *testing.T) *Kernel {
+	t.Helper()
+	return must[*Kernel](t)(testCache(t).Linux61(t.Context()))
+}
+
 // tiny and debian return the closures, with Debian 12's kernel.
 func tiny(t *testing.T) *Closure {
 	t.Helper()
-	c := testCache(t)
-	return must[*Closure](t)(c.Tiny(t.Context(), must[*Kernel](t)(c.Linux61(t.Context()))))
+	return must[*Closure](t)(testCache(t).Tiny(t.Context(), linux61(t)))
 }
 
 func debian(t *testing.T) *Closure {
 	t.Helper()
-	c := testCache(t)
-	return must[*Closure](t)(c.Debian(t.Context(), must[*Kernel](t)(c.Linux61(t.Context()))))
+	return must[*Closure](t)(testCache(t).Debian(t.Context(), linux61(t)))
 }
 
 // artifact returns the beginning of the names of files that a test leaves, in
@@ -111,8 +114,7 @@ type testVM struct {
 // start the same machine.
 func start(t *testing.T, m Machine) testVM {
 	t.Helper()
-	c := testCache(t)
-	m.Accel = must[[]string](t)(c.Accel(t.Context(), must[*Kernel](t)(c.Linux61(t.Context()))))
+	m.Accel = must[[]string](t)(testCache(t).Accel(t.Context(), linux61(t)))
 	log := must[*os.File](t)(os.Create(artifact(t) + ".log"))
 	t.Cleanup(func() { log.Close() })
 	m.Output = log
