@@ -15,7 +15,7 @@ import (
 
 // forever ends what hangs. It is far above what the slowest machine needs, so
 // that no test measures time.
-const forever = 10 * time.Minute
+const forever = 5 * time.Minute
 
 // openCache opens the cache once for all tests, for the sake of the accelerator's
 // probe.
