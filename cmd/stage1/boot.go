@@ -75,8 +75,8 @@ func (b *boot) boot() error {
 		{"registration", fatal, b.importRegistration, ""},
 		{"init", fatal, b.findInit, breakMounts},
 		{"shutdown", bestEffort, b.prepareShutdown, ""},
-		{"summary", bestEffort, b.writeReport, breakSwitchRoot},
-		{"switch root", fatal, b.switchRoot, ""},
+		{"summary", bestEffort, b.writeReport, ""},
+		{"switch root", fatal, b.switchRoot, breakSwitchRoot},
 		{"free the initrd", bestEffort, b.freeInitrd, ""},
 		{"hand over", fatal, b.handOver, ""},
 	} {
