@@ -1,0 +1,235 @@
+package vmtests
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Of BenchmarkImages: docs/images.md tells how they were chosen.
+const (
+	imagesRounds = 3
+	imagesMemory = 448 // MiB
+)
+
+// imagesVariants are what mknetboot can make of a closure, the default first.
+var imagesVariants = []imagesVariant{
+	{"zstd", 15, 128},
+	{"zstd", 15, 64},
+	{"zstd", 15, 32},
+	{"zstd", 3, 128},
+	{"zstd", 19, 128},
+	{"gzip", 9, 128},
+	{"lz4", 0, 128},
+}
+
+type imagesVariant struct {
+	compressor string
+	level      int // 0 where there is none
+	block      int // KiB
+}
+
+func (v imagesVariant) args() []string {
+	return []string{"--compressor", v.compressor, "--level", strconv.Itoa(v.level), "--block-size", strconv.Itoa(v.block << 10)}
+}
+
+func (v imagesVariant) String() string {
+	if v.level == 0 {
+		return fmt.Sprintf("%s, %d KiB", v.compressor, v.block)
+	}
+	return fmt.Sprintf("%s %d, %d KiB", v.compressor, v.level, v.block)
+}
+
+// BenchmarkImages compares block sizes and compressors: what the debian
+// closure's images cost to make, and what a machine with little RAM does with
+// them. It logs the table of docs/images.md. The rounds take turns between the
+// variants, so that what else the machine does is shared among them.
+func BenchmarkImages(b *testing.B) {
+	c := check[*Cache](b)(openCache())
+	k := check[*Kernel](b)(c.Linux61(b.Context()))
+	cl := check[*Closure](b)(c.Debian(b.Context(), k))
+	accel := check[[]string](b)(c.Accel(b.Context(), k))
+	rows := make([]imagesRow, len(imagesVariants))
+	images := make([]*Images, len(imagesVariants))
+	for i, v := range imagesVariants {
+		dir := b.TempDir()
+		rows[i].variant = v
+		rows[i].build = netbootCold(b, cl, filepath.Join(dir, "netboot"), v)
+		info := check[os.FileInfo](b)(os.Stat(filepath.Join(dir, "netboot/nix-store")))
+		rows[i].size = float64(info.Size()) / 1e6
+		images[i] = check[*Images](b)(KexecImages(b.Context(), filepath.Join(dir, "netboot"), dir))
+	}
+	for b.Loop() {
+		for range imagesRounds {
+			for i := range rows {
+				g := measureGuest(b, Machine{Images: images[i], Memory: imagesMemory, Accel: accel})
+				g.cache -= rows[i].size // which is in a ramfs, and so in Cached
+				rows[i].add(g)
+				fmt.Fprintf(os.Stderr, "%s: %.1f\n", rows[i].variant, g)
+			}
+		}
+	}
+	b.Logf("medians (lowest to highest) of %d boots, ratios to %s:\n%s", len(rows[0].boot), rows[0].variant, imagesTable(rows))
+}
+
+// check is must for benchmarks.
+func check[T any](b *testing.B) func(v T, err error) T {
+	return func(v T, err error) T {
+		b.Helper()
+		if err != nil {
+			b.Fatal(err)
+		}
+		return v
+	}
+}
+
+// netbootCold makes a directory and returns the seconds of CPU that it takes
+// without images from earlier builds. It makes them once for each closure and
+// variant, and keeps the images with that number.
+func netbootCold(b *testing.B, cl *Closure, out string, v imagesVariant) float64 {
+	b.Helper()
+	c := cl.Store.cache
+	kept := check[string](b)(c.Make("bench-"+v.compressor, append(v.args(), cl.Toplevel), func(dir string) error {
+		bin, err := c.goBuild(b.Context(), "stage1/cmd/mknetboot", "stage1/cmd/stage1")
+		if err != nil {
+			return err
+		}
+		args := append(v.args(), "-o", filepath.Join(dir, "netboot"), "--cache", filepath.Join(dir, "images"), cl.Toplevel)
+		mknetboot := cl.Store.Command(b.Context(), filepath.Join(bin, "mknetboot"), args...)
+		if err := run(mknetboot); err != nil {
+			return err
+		}
+		used := mknetboot.ProcessState.UserTime() + mknetboot.ProcessState.SystemTime()
+		return os.WriteFile(filepath.Join(dir, "seconds"), []byte(fmt.Sprint(used.Seconds())), 0o644)
+	}))
+	check[string](b)(cl.Netboot(b.Context(), out, append(v.args(), "--cache", filepath.Join(kept, "images"))...))
+	seconds := check[[]byte](b)(os.ReadFile(filepath.Join(kept, "seconds")))
+	return check[float64](b)(strconv.ParseFloat(string(seconds), 64))
+}
+
+// childrenCPU returns the seconds of CPU, user and system, that child processes
+// that have ended took.
+func childrenCPU() (float64, error) {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &usage); err != nil {
+		return 0, fmt.Errorf("getrusage of children: %w", err)
+	}
+	return float64(usage.Utime.Nano()+usage.Stime.Nano()) / 1e9, nil
+}
+
+// guestScript is typed at a root shell of a machine that is booting. It prints
+// "bench: KEY VALUE" lines. The hot files are what the boot reads, and after it
+// those of some programs, read with cold caches.
+var guestScript = strings.Join([]string{
+	`systemctl is-system-running --wait >/dev/null`,
+	`dmesg | sed -nE 's/^\[ *([0-9.]+)\] stage-1: starting.*/bench: stage2 \1/p'`,
+	`systemctl show -P ActiveEnterTimestampMonotonic multi-user.target | sed 's/^/bench: multi-user /'`,
+	`now() { sed -nE "s/^(MemTotal|MemAvailable|Cached|Shmem): +([0-9]+) kB/bench: $1.\1 \2/p" /proc/meminfo;` +
+		` sed -nE "s/^(pgmajfault|workingset_refault_file) /bench: $1.\1 /p" /proc/vmstat;` +
+		` sed -E "s/ .*//; s/^/bench: $1.uptime /" /proc/uptime; }`,
+	`drop() { sync; echo 3 > /proc/sys/vm/drop_caches; }`,
+	`now booted; drop; now cold`,
+	`for p in /usr/bin/*ctl; do $p --version; done >/dev/null 2>&1; (sshd -t; ssh -V; nix-store --verify; perl -MPOSIX -e1) >/dev/null 2>&1`,
+	`now hot`,
+	`echo "bench: end $?"`,
+}, "\n") + "\n"
+
+var guestValue = regexp.MustCompile(`(?m)^bench: ([\w.-]+) ([\d.]+)$`)
+
+// guest is what one boot showed.
+type guest struct {
+	boot    float64 // s from the start of stage 2 to multi-user.target
+	hot     float64 // s to run programs whose files are not in the page cache
+	cpu     float64 // s of CPU that QEMU took for all of it
+	ram     float64 // MB of RAM that is not available after the hot files were read
+	cache   float64 // MB of page cache at that time
+	refault float64 // pages read again because RAM was short
+}
+
+// measureGuest boots a machine and returns what guestScript tells.
+func measureGuest(b *testing.B, m Machine) (g guest) {
+	b.Helper()
+	before := check[float64](b)(childrenCPU())
+	vm := check[*VM](b)(m.Start(b.Context()))
+	defer vm.Close()
+	expect := func(pattern string) {
+		b.Helper()
+		if _, err := vm.Expect(pattern, forever); err != nil {
+			b.Fatalf("%v; the console:\n%s", err, vm.Console())
+		}
+	}
+	expect(`^-bash-5[.\d]*# $`)
+	if err := vm.Send(guestScript); err != nil {
+		b.Fatal(err)
+	}
+	expect(`^bench: end 0\n`)
+	vm.Close()
+	g.cpu = check[float64](b)(childrenCPU()) - before
+
+	values := map[string]float64{}
+	for _, match := range guestValue.FindAllStringSubmatch(vm.Console(), -1) {
+		values[match[1]] = check[float64](b)(strconv.ParseFloat(match[2], 64))
+	}
+	value := func(key string) float64 {
+		b.Helper()
+		v, ok := values[key]
+		if !ok {
+			b.Fatalf("no %s on the console:\n%s", key, vm.Console())
+		}
+		return v
+	}
+	const mb = 1e6 / 1024 // KiB
+	g.boot = value("multi-user")/1e6 - value("stage2")
+	g.hot = value("hot.uptime") - value("cold.uptime")
+	g.ram = (value("hot.MemTotal") - value("hot.MemAvailable")) / mb
+	g.cache = (value("hot.Cached") - value("hot.Shmem")) / mb
+	g.refault = value("hot.workingset_refault_file")
+	return g
+}
+
+// imagesRow is what is known of a variant.
+type imagesRow struct {
+	variant                             imagesVariant
+	size                                float64 // MB
+	build                               float64 // s of CPU
+	boot, hot, cpu, ram, cache, refault []float64
+}
+
+func (r *imagesRow) add(g guest) {
+	r.boot, r.hot, r.cpu = append(r.boot, g.boot), append(r.hot, g.hot), append(r.cpu, g.cpu)
+	r.ram, r.cache, r.refault = append(r.ram, g.ram), append(r.cache, g.cache), append(r.refault, g.refault)
+}
+
+// imagesTable is a table in Markdown. Ratios are to the first row.
+func imagesTable(rows []imagesRow) string {
+	var s strings.Builder
+	s.WriteString("| compressor, block | image, MB | build, s CPU | boot, s | hot files, s | QEMU, s CPU | RAM, MB | page cache, MB | refaults |\n")
+	s.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	base := &rows[0]
+	for i := range rows {
+		r := &rows[i]
+		fmt.Fprintf(&s, "| %s | %.1f ×%.2f | %.0f ×%.2f | %s | %s | %s | %s | %s | %.0f |\n", r.variant,
+			r.size, r.size/base.size, r.build, r.build/base.build,
+			spread(r.boot, base.boot), spread(r.hot, base.hot), spread(r.cpu, base.cpu),
+			spread(r.ram, base.ram), spread(r.cache, base.cache), median(r.refault))
+	}
+	return s.String()
+}
+
+func spread(values, base []float64) string {
+	return fmt.Sprintf("%.1f (%.1f–%.1f) ×%.2f", median(values), slices.Min(values), slices.Max(values), median(values)/cmp.Or(median(base), 1))
+}
+
+// median is, of an even number of values, the lower of the two in the middle.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[(len(sorted)-1)/2]
+}
