@@ -76,40 +76,58 @@ const everything = "facts,units,loaddb,verify,dmesg,mounts,mem,add,gc"
 // TestDebian boots a real system to multi-user.target, checks it, and powers it
 // off.
 func TestDebian(t *testing.T) {
-	cl := debian(t)
+	c := testCache(t)
+	old := debian(t)
+	current := must[*Closure](t)(c.Debian(t.Context(), must[*Kernel](t)(c.Linux612(t.Context()))))
+	ours := func(t *testing.T, cl *Closure) *Images { return kexec(t, netboot(t, cl)) }
 	for _, tc := range []struct {
-		name   string
-		images func(t *testing.T) *Images
-		append string
-		checks string
+		name    string
+		closure *Closure
+		images  func(*testing.T, *Closure) *Images
+		append  string
+		checks  string
 	}{
-		{"overlay", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "", everything},
-		{"copy", func(t *testing.T) *Images { return kexec(t, netboot(t, cl)) }, "stage1.store=copy", everything},
-		{"seed", func(t *testing.T) *Images { return seed(t, cl) }, "", "units,loaddb,verify"},
+		{"overlay", old, ours, "", everything},
+		{"copy", old, ours, "stage1.store=copy", everything},
+		{"6.12 overlay", current, ours, "", everything},
+		{"6.12 copy", current, ours, "stage1.store=copy", everything},
+		{"seed", old, seed, "", "units,loaddb,verify"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			vm := start(t, Machine{Images: tc.images(t), Memory: 2048, Append: tc.append + " vmtest=" + tc.checks})
+			vm := start(t, Machine{Images: tc.images(t, tc.closure), Memory: 2048, Append: tc.append + " vmtest=" + tc.checks})
 			vm.checks(tc.checks)
+			vm.cleanShutdown()
 			if strings.Contains(tc.checks, "facts") {
-				checkContract(t, cl, must[*facts.Facts](t)(facts.Decode(vm.Console())))
+				checkContract(t, tc.closure, must[*facts.Facts](t)(facts.Decode(vm.Console())))
 			}
 		})
 	}
 }
 
+// cleanShutdown fails the test if systemd has had trouble to stop something.
+func (v testVM) cleanShutdown() {
+	v.t.Helper()
+	for _, trouble := range []string{"Failed unmounting", "A stop job is running"} {
+		if strings.Contains(v.Console(), trouble) {
+			v.t.Errorf("the console shows %q", trouble)
+		}
+	}
+}
+
 // TestIPXE boots the same system the way that machines do: firmware, iPXE, HTTP.
 func TestIPXE(t *testing.T) {
+	const checks = "units,loaddb,verify,gc"
 	dir := netboot(t, debian(t))
 	for _, tc := range []struct {
-		name string
-		uefi bool
+		name   string
+		uefi   bool
+		append string
 	}{
-		{"BIOS", false},
-		{"UEFI", true},
+		{"BIOS", false, ""},
+		{"UEFI", true, "stage1.store=copy"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			const checks = "units,loaddb"
-			vm := start(t, Machine{Netboot: dir, UEFI: tc.uefi, Memory: 2048, Append: "vmtest=" + checks})
+			vm := start(t, Machine{Netboot: dir, UEFI: tc.uefi, Memory: 2048, Append: tc.append + " vmtest=" + checks})
 			vm.checks(checks)
 		})
 	}

@@ -168,5 +168,7 @@ func (v testVM) checks(names string) {
 		}
 	}
 	v.expect("^vmtest: done")
+	done := time.Now()
 	v.ends(PowerOff)
+	v.t.Logf("the power-off took %.1f s", time.Since(done).Seconds())
 }
