@@ -5,37 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"stage1/mount/mounttest"
 )
 
-// TestMain runs the tests in a mount name space of their own, so that whatever
-// they leave mounted goes with it.
-func TestMain(m *testing.M) {
-	const inside = "MOUNT_TEST_INSIDE"
-	if os.Getenv(inside) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "make mounts private:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "tests of mounts, which need root:", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { mounttest.Main(m) }
 
 func TestString(t *testing.T) {
 	for want, m := range map[string]Mount{

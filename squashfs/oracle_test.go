@@ -16,7 +16,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stage1/mount/mounttest"
 )
+
+func TestMain(m *testing.M) { mounttest.Main(m) }
 
 // runCommand runs a command and returns what it prints.
 func runCommand(tb testing.TB, name string, args ...string) string {

@@ -10,35 +10,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"stage1/manifest"
 	"stage1/mount"
+	"stage1/mount/mounttest"
 )
 
-// TestMain runs the tests in a mount name space of their own, so that whatever
-// they leave mounted goes with it.
-func TestMain(m *testing.M) {
-	const inside = "SQUASHIMPORT_TEST_INSIDE"
-	if os.Getenv(inside) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "make mounts private:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "tests of mounts, which need root:", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { mounttest.Main(m) }
 
 // Store paths of the tests.
 const (
@@ -215,7 +196,7 @@ func TestRun(t *testing.T) {
 			if _, err := os.Stat(fx.opt.Scratch); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("scratch directory: %v, want it gone", err)
 			}
-			mountsLeft(t, "squashfs")
+			fx.mountsLeft()
 			writable(t, fx.opt.Store)
 			if mode == Copy {
 				sparseKept(t, filepath.Join(fx.opt.Store, pathDir, "sparse"))
@@ -224,15 +205,16 @@ func TestRun(t *testing.T) {
 	}
 }
 
-func mountsLeft(t *testing.T, fstype string) {
-	t.Helper()
+// mountsLeft fails the test if an image of it is still mounted.
+func (fx *fixture) mountsLeft() {
+	fx.t.Helper()
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		t.Fatal(err)
+		fx.t.Fatal(err)
 	}
-	for line := range strings.SplitSeq(string(info), "\n") {
-		if strings.Contains(line, "- "+fstype) {
-			t.Errorf("mountinfo has %s", line)
+	for line := range strings.Lines(string(info)) {
+		if strings.Contains(line, " "+fx.opt.Scratch) {
+			fx.t.Errorf("mountinfo has %s", line)
 		}
 	}
 }
@@ -300,7 +282,7 @@ func TestFaults(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("Run = %v, want an error with %q", err, c.want)
 				}
-				mountsLeft(t, "squashfs")
+				fx.mountsLeft()
 				wholeOrAbsent(t, fx)
 			})
 		}
