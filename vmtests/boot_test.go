@@ -114,6 +114,14 @@ func (v testVM) cleanShutdown() {
 	}
 }
 
+// TestReboot logs in and reboots.
+func TestReboot(t *testing.T) {
+	vm := start(t, Machine{Images: kexec(t, netboot(t, debian(t))), Memory: 2048, Append: "vmtest=stay"})
+	vm.keys(`login: root \(automatic login\)`, `bash\S*# `, "> systemctl reboot\n")
+	vm.ends(Reset)
+	vm.cleanShutdown()
+}
+
 // TestIPXE boots the same system the way that machines do: firmware, iPXE, HTTP.
 func TestIPXE(t *testing.T) {
 	const checks = "units,loaddb,verify,gc"
