@@ -230,3 +230,55 @@ func TestFreeRootRefuses(t *testing.T) {
 		t.Errorf("FreeRoot of /proc = %v, want a refusal", err)
 	}
 }
+
+// TestOpenIn follows ".." while mounts come and go, which makes the kernel ask
+// for another try.
+func TestOpenIn(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{"file": "inside", "a/b/c": ""} {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"absolute": "/file", "upward": "../../../../../../../../file", "magic": "/proc/self/exe"} {
+		if err := os.Symlink(to, filepath.Join(root, "a/b", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	busy.Go(func() {
+		m := Mount{Source: "tmpfs", Target: t.TempDir(), Type: "tmpfs"}
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := errors.Join(m.Do(), Unmount(m.Target, false)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 2000 {
+		for _, name := range []string{"/file", "/a/b/absolute", "/a/b/upward", "/a/../../../file"} {
+			f, err := OpenIn(root, name, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+		}
+	}
+	close(stop)
+	busy.Wait()
+	for _, name := range []string{"/a/b/magic", "/absent"} {
+		if f, err := OpenIn(root, name, 0); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("OpenIn(%s) = %v, %v, want that it does not exist", name, f, err)
+		}
+	}
+}

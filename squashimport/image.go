@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -28,19 +27,10 @@ const noXattrs = ^uint64(0)
 // that it is a squashfs image and whole. It follows no link out of the initrd
 // and enters no other file system.
 func openFile(initrd string, image manifest.Image) (*os.File, *squashfs.Superblock, error) {
-	root, err := os.Open(initrd)
+	f, err := mount.OpenIn(initrd, image.File, unix.RESOLVE_NO_XDEV)
 	if err != nil {
-		return nil, nil, fmt.Errorf("initrd: %w", err)
+		return nil, nil, fmt.Errorf("image: %w (the manifest names it: was the initrd that holds it loaded, and whole?)", err)
 	}
-	defer root.Close()
-	fd, err := unix.Openat2(int(root.Fd()), strings.TrimPrefix(image.File, "/"), &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("open image %s: %w (the manifest names it: was the initrd that holds it loaded, and whole?)", image.File, err)
-	}
-	f := os.NewFile(uintptr(fd), image.File)
 	sb, err := checkFile(f, image)
 	if err != nil {
 		f.Close()

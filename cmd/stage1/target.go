@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stage1/manifest"
+	"stage1/mount"
 )
 
 // target is the program that stage 1 becomes at last.
@@ -56,23 +57,8 @@ func findTarget(root, init string) (*target, error) {
 	return &target{prog, []string{prog}}, nil
 }
 
-// openIn opens a file in root as it will be found after the switch: no symlink
-// leads out of root.
-func openIn(root, name string) (*os.File, error) {
-	dir, err := os.Open(root)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), strings.TrimPrefix(name, "/"), &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
+// openIn opens a file in root as it will be found after the switch.
+func openIn(root, name string) (*os.File, error) { return mount.OpenIn(root, name, 0) }
 
 // maxInterpreters is how deep a script may be interpreted by a script:
 // BINPRM_MAX_RECURSION, exec_binprm in fs/exec.c.
