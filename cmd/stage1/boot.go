@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -95,7 +96,7 @@ func (b *boot) do(s step) error {
 	for {
 		b.log.debugf("%s", s.name)
 		start := time.Now()
-		err := s.do()
+		err := s.try()
 		b.report.add(s.name, start)
 		if err == nil {
 			return nil
@@ -109,6 +110,17 @@ func (b *boot) do(s step) error {
 			return err
 		}
 	}
+}
+
+// try does the step once and makes an error of a panic, so that the menu comes up
+// and not the kernel's "Attempted to kill init".
+func (s step) try() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("stage1 itself is wrong: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return s.do()
 }
 
 func (b *boot) mountSpecial() error {
@@ -250,16 +262,16 @@ func (b *boot) importRegistration() error {
 		return err
 	}
 	b.log.debugf("%d store paths are registered", n)
-	return os.Remove(r.File)
+	return nil
 }
 
 // importRegistration is the step less its context: initrd and root are the
 // directories that stand for "/" before and after the switch. It returns the
 // number of store paths.
 func importRegistration(initrd string, r *manifest.Registration, root string) (int, error) {
-	in, err := os.Open(filepath.Join(initrd, r.File))
+	in, err := openIn(initrd, r.File)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w (the manifest names it: was the initrd that holds it loaded, and whole?)", err)
 	}
 	defer in.Close()
 	out, err := os.Create(filepath.Join(root, "nix/registration"))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -44,5 +45,13 @@ func TestConsoleLevel(t *testing.T) {
 		if got, err := consoleLevel(file); got != want || (err == nil) != (want != 0) {
 			t.Errorf("consoleLevel of %q = %d, %v, want %d", text, got, err, want)
 		}
+	}
+}
+
+// TestTry shows that a panic in a step is an error like any other.
+func TestTry(t *testing.T) {
+	s := step{do: func() error { panic("a bug") }}
+	if err := s.try(); err == nil || !strings.Contains(err.Error(), "stage1 itself is wrong: a bug") {
+		t.Errorf("try of a step that panics = %v, want an error that says so", err)
 	}
 }

@@ -28,7 +28,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 )
 
 func main() {
@@ -37,18 +36,7 @@ func main() {
 	}
 	b := newBoot()
 	b.children.start()
-	b.die(b.run())
-}
-
-// run calls the boot and makes an error of a panic, so that the menu comes up
-// and not the kernel's "Attempted to kill init".
-func (b *boot) run() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("stage1 itself is wrong: %v\n%s", p, debug.Stack())
-		}
-	}()
-	return b.boot()
+	b.die(b.boot())
 }
 
 // usage is for those who start /init by hand.

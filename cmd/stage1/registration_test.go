@@ -23,6 +23,9 @@ func TestImportRegistration(t *testing.T) {
 	gz := packed.String()
 	elsewhere := strings.Replace(entry, "/nix/store/", "/gnu/store/", 1)
 	absent := strings.ReplaceAll(entry, "nixos-system", "absent")
+	if _, err := importRegistration(t.TempDir(), &manifest.Registration{File: "/r"}, t.TempDir()); err == nil || !strings.Contains(err.Error(), "/r: no such file") {
+		t.Errorf("importRegistration without the file = %v, want an error that names it", err)
+	}
 	for _, c := range []struct {
 		name, file, sum, want string
 	}{
