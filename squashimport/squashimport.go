@@ -47,7 +47,6 @@ type Options struct {
 	Scratch string // directory to mount images below; made. Short, see mount.Overlay
 	Mode    Mode
 	Jobs    int                  // workers that copy; 0 means one a CPU
-	Keep    bool                 // do not delete image files
 	MayCopy func() error         // asked before a copy, whose error it can be; or nil
 	Each    func(Progress)       // called every second while an import runs, or nil
 	Warn    func(message string) // told what went another way than asked for, or nil
@@ -170,9 +169,6 @@ func (im *Importer) report() (stop func()) {
 // removeFile deletes an image's file, which gives back its RAM unless it is
 // mounted.
 func (im *Importer) removeFile(file string) error {
-	if im.opt.Keep {
-		return nil
-	}
 	path := filepath.Join(im.opt.Initrd, file)
 	if err := unix.Unlink(path); err != nil {
 		return fmt.Errorf("delete image %s: %w", path, err)
