@@ -107,7 +107,7 @@ func TestFaults(t *testing.T) {
 			want: []string{`init: init=` + absent + `/init: ` + absent + `/init does not exist`, `the store has init=/nix/store/\S+-nixos-system-tiny`}},
 		{name: "an init that is no program", append: "init=/nix/registration", want: []string{`/nix/registration is not executable`}},
 		{name: "no manifest", initrds: []string{"initrd", "nix-store"}, want: []string{`manifest: no manifest: the initrd has neither /nix-store-squashes/manifest.json nor`}},
-		{name: "no images", initrds: []string{"initrd", "manifest"}, want: []string{`import: open image ` + image.File + `: no such file or directory`}},
+		{name: "no images", initrds: []string{"initrd", "manifest"}, want: []string{`import: image: open ` + image.File + `: no such file or directory`}},
 		{name: "manifest of another version", overlay: func(t *testing.T, root string) {
 			write(t, filepath.Join(root, manifest.Path), []byte(`{"version": 99}`))
 		}, want: []string{`manifest /nix-store-squashes/manifest.json: format version 99, want 1`}},
@@ -257,15 +257,15 @@ func TestFlags(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		append    string
-		show, not []string // on the console
-		mounts    map[string]string
+		show, not []string                         // on the console
+		sizes     func(ram int64) map[string]int64 // of tmpfs by mount point, bytes
 	}{
 		{"quiet", "quiet", nil, []string{"store paths: "}, nil},
 		{"trace", "loglevel=7 boot.trace stage1.nonsense=1 stage1.jobs=x", []string{
 			"stage1.nonsense=1: no such flag: ignored", "stage1.jobs=x: want a number", "store paths: ", "store paths are registered",
 		}, nil, nil},
 		{"sizes", "stage1.root_size=100M stage1.nix_size=25% stage1.jobs=1 stage1.store=copy", []string{"by copy; images: 1"}, nil,
-			map[string]string{"/": "size=102400k", "/nix": "size="}},
+			func(ram int64) map[string]int64 { return map[string]int64{"/": 100 << 20, "/nix": ram / 4} }},
 		{"init of the manifest", "init=", []string{`starting /nix/store/\S+/init`}, nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -280,10 +280,15 @@ func TestFlags(t *testing.T) {
 				}
 			}
 			f := must[*facts.Facts](t)(facts.Decode(vm.Console()))
-			for _, m := range f.Mounts {
-				if want, ok := c.mounts[m.Target]; ok && !slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, want) }) {
-					t.Errorf("%s is mounted with %q, want %s", m.Target, m.Options, want)
+			if c.sizes == nil {
+				return
+			}
+			for target, want := range c.sizes(f.Memory["MemTotal"]) {
+				i := slices.IndexFunc(f.Mounts, func(m facts.Mount) bool { return m.Target == target })
+				if i < 0 {
+					t.Fatalf("%s is not mounted", target)
 				}
+				checkSize(t, f.Mounts[i], want, 100)
 			}
 		})
 	}
