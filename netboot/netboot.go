@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,19 +68,20 @@ type Progress struct {
 
 // Result says what was built.
 type Result struct {
-	Output        string   `json:"output"`        // absolute
-	Toplevel      string   `json:"toplevel"`      // store path
-	KernelVersion string   `json:"kernelVersion"` // as in /lib/modules/VERSION
-	KernelParams  string   `json:"kernelParams"`  // without the initrd= of UEFI
-	Modules       []string `json:"modules"`       // files below /lib/modules/VERSION
-	StorePaths    int      `json:"storePaths"`
-	Cached        int      `json:"cached"`       // images taken from the cache
-	Built         int      `json:"built"`        // images made
-	Shared        int64    `json:"shared"`       // bytes that the linked image has once and its inputs more often
-	NarSize       int64    `json:"narSize"`      // of all store paths, bytes
-	UnpackedSize  int64    `json:"unpackedSize"` // what a copy of the store takes in RAM, bytes
-	Files         []File   `json:"files"`        // in the order in which they are loaded, then the scripts
-	Steps         []Step   `json:"steps"`
+	Output         string   `json:"output"`         // absolute
+	Toplevel       string   `json:"toplevel"`       // store path
+	KernelVersion  string   `json:"kernelVersion"`  // as in /lib/modules/VERSION
+	KernelParams   string   `json:"kernelParams"`   // without the initrd= of UEFI
+	ManifestSHA256 string   `json:"manifestSHA256"` // of manifest.json, base 16; KernelParams have it
+	Modules        []string `json:"modules"`        // files below /lib/modules/VERSION
+	StorePaths     int      `json:"storePaths"`
+	Cached         int      `json:"cached"`       // images taken from the cache
+	Built          int      `json:"built"`        // images made
+	Shared         int64    `json:"shared"`       // bytes that the linked image has once and its inputs more often
+	NarSize        int64    `json:"narSize"`      // of all store paths, bytes
+	UnpackedSize   int64    `json:"unpackedSize"` // what a copy of the store takes in RAM, bytes
+	Files          []File   `json:"files"`        // in the order in which they are loaded, then the scripts
+	Steps          []Step   `json:"steps"`
 }
 
 // File is a file of the output directory.
@@ -230,12 +232,18 @@ func (b *build) readToplevel(context.Context) error {
 	if slices.Contains(loadOrder, b.toplevel.kernelName) {
 		return fmt.Errorf("kernel %s: its name is that of one of the initrds", b.toplevel.kernel)
 	}
-	b.scripts = scripts{b.toplevel.kernelName, kernelParams(b.toplevel, b.Append)}
-	b.res.Toplevel, b.res.KernelVersion, b.res.KernelParams = p, version, b.scripts.params
+	b.res.Toplevel, b.res.KernelVersion = p, version
 	for _, m := range modules {
 		b.res.Modules = append(b.res.Modules, plainName(m.file))
 	}
+	b.pin(strings.Repeat("0", 2*sha256.Size)) // as long as what comes later
 	return b.scripts.check()
+}
+
+// pin makes the scripts ones that boot with this manifest only.
+func (b *build) pin(manifestSHA256 string) {
+	b.scripts = scripts{b.toplevel.kernelName, kernelParams(b.toplevel, manifestSHA256, b.Append)}
+	b.res.ManifestSHA256, b.res.KernelParams = manifestSHA256, b.scripts.params
 }
 
 // readClosure gets the store paths that the system needs.
@@ -288,7 +296,11 @@ func (b *build) writeOutput(ctx context.Context) error {
 	}{
 		{b.toplevel.kernelName, 0o644, func(f *os.File) error { return copyFile(f, b.toplevel.kernel) }},
 		{initrdName, 0o644, func(f *os.File) error { return writeInitrd(ctx, f, b.initrd) }},
-		{manifestName, 0o644, func(f *os.File) error { return writeManifest(f, m, b.entries) }},
+		{manifestName, 0o644, func(f *os.File) error {
+			digest, err := writeManifest(f, m, b.entries)
+			b.pin(digest)
+			return err
+		}},
 		{storeName, 0o644, func(f *os.File) error { return writeStore(ctx, f, b.images) }},
 		{ipxeName, 0o644, func(f *os.File) error { return b.scripts.writeIPXE(f) }},
 		{kexecName, 0o755, func(f *os.File) error { return b.scripts.writeKexec(f) }},

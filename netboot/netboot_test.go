@@ -88,6 +88,12 @@ func checkContent(t *testing.T, s *testStore, dir string) {
 	if m.Init != s.toplevel+"/init" || m.StorePaths() != 5 || m.UnpackedSize() == 0 || m.Inodes() == 0 {
 		t.Errorf("manifest = %+v, want the init and 5 store paths", m)
 	}
+	for _, name := range []string{ipxeName, kexecName} {
+		script, err := os.ReadFile(filepath.Join(dir, name))
+		if want := "init=" + m.Init + " stage1.manifest_sha256=" + sum(initrds[manifest.Path[1:]].Data) + " "; err != nil || !strings.Contains(string(script), want) {
+			t.Errorf("%s is\n%s%v\nwant %q in it", name, script, err, want)
+		}
+	}
 	check := func(file string, size int64, sha256 string) []byte {
 		t.Helper()
 		f, ok := initrds[strings.TrimPrefix(file, "/")]

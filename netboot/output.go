@@ -136,18 +136,19 @@ func writeInitrd(ctx context.Context, f *os.File, in *initrd) error {
 	return padFile(f)
 }
 
-// writeManifest writes the initrd with the manifest and the registration.
-func writeManifest(f *os.File, m *manifest.Manifest, entries []*registration.Entry) error {
+// writeManifest writes the initrd with the manifest and the registration. It
+// returns the manifest's SHA-256 in base 16.
+func writeManifest(f *os.File, m *manifest.Manifest, entries []*registration.Entry) (string, error) {
 	var plain, text bytes.Buffer
 	for _, e := range entries {
 		if err := registration.Write(&plain, e); err != nil {
-			return err
+			return "", err
 		}
 	}
 	// One goroutine, so that the output does not depend on the number of CPUs.
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return err
+		return "", err
 	}
 	packed := z.EncodeAll(plain.Bytes(), nil)
 	m.Registration = &manifest.Registration{
@@ -157,16 +158,17 @@ func writeManifest(f *os.File, m *manifest.Manifest, entries []*registration.Ent
 		UnpackedSize: int64(plain.Len()),
 	}
 	if err := m.Write(&text); err != nil {
-		return err
+		return "", err
 	}
+	digest := sum(text.Bytes())
 	c := newCPIOWriter(f)
 	if err := c.File(manifest.Path, 0o644, int64(text.Len()), &text); err != nil {
-		return err
+		return "", err
 	}
 	if err := c.File(m.Registration.File, 0o644, m.Registration.Size, bytes.NewReader(packed)); err != nil {
-		return err
+		return "", err
 	}
-	return c.Close()
+	return digest, c.Close()
 }
 
 // writeStore writes the initrd with the images.

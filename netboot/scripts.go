@@ -68,10 +68,13 @@ func (s scripts) writeKexec(w io.Writer) error { return kexecTemplate.Execute(w,
 // (COMMAND_LINE_SIZE, 2048 with the final NUL; arm64 has the same).
 const maxCommandLine = 2047
 
-// kernelParams returns the kernel's command line: init=, what the toplevel asks
-// for, and what is appended.
-func kernelParams(t *toplevel, extra string) string {
-	words := []string{"init=" + t.init}
+// pinFlag tells stage 1 the SHA-256 of the one manifest that it may trust.
+const pinFlag = "stage1.manifest_sha256="
+
+// kernelParams returns the kernel's command line: init=, the digest of the
+// manifest, what the toplevel asks for, and what is appended.
+func kernelParams(t *toplevel, manifestSHA256, extra string) string {
+	words := []string{"init=" + t.init, pinFlag + manifestSHA256}
 	for _, s := range []string{t.params, extra} {
 		if s = strings.TrimSpace(s); s != "" {
 			words = append(words, s)

@@ -10,12 +10,12 @@ import (
 
 func TestKernelParams(t *testing.T) {
 	for _, test := range []struct{ params, extra, want string }{
-		{"", "", "init=/t/init root=tmpfs"},
-		{"quiet", " loglevel=7 ", "init=/t/init quiet loglevel=7 root=tmpfs"},
-		{"root=fstab quiet", "", "init=/t/init root=fstab quiet"},
-		{`dyndbg="file a.c +p"  x`, "", `init=/t/init dyndbg="file a.c +p"  x root=tmpfs`},
+		{"", "", "init=/t/init stage1.manifest_sha256=0a root=tmpfs"},
+		{"quiet", " loglevel=7 ", "init=/t/init stage1.manifest_sha256=0a quiet loglevel=7 root=tmpfs"},
+		{"root=fstab quiet", "", "init=/t/init stage1.manifest_sha256=0a root=fstab quiet"},
+		{`dyndbg="file a.c +p"  x`, "", `init=/t/init stage1.manifest_sha256=0a dyndbg="file a.c +p"  x root=tmpfs`},
 	} {
-		got := kernelParams(&toplevel{init: "/t/init", params: test.params}, test.extra)
+		got := kernelParams(&toplevel{init: "/t/init", params: test.params}, "0a", test.extra)
 		if got != test.want {
 			t.Errorf("kernelParams(%q, %q) = %q, want %q", test.params, test.extra, got, test.want)
 		}
