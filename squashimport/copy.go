@@ -110,6 +110,7 @@ func (c *copier) work() {
 			dir := c.stack[n-1]
 			c.stack = c.stack[:n-1]
 			do = func() error {
+				defer c.im.trace.begin("copy", dir.File)()
 				if err := c.copyDir(dir, buf); err != nil {
 					return err
 				}
@@ -139,10 +140,11 @@ func (c *copier) work() {
 // copyImage mounts an image and copies its root directory's entries: files and
 // symlinks at once, directories as work for all.
 func (c *copier) copyImage(index int, buf []byte) error {
-	m, err := mountImage(c.im.opt.Initrd, c.im.pending[index], c.im.scratchDir(index))
+	m, err := c.im.mount(c.im.pending[index], c.im.scratchDir(index))
 	if err != nil {
 		return err
 	}
+	defer c.im.trace.begin("copy", m.File)()
 	s := &source{mounted: m, index: index, root: -1, links: map[uint64]string{}}
 	c.mu.Lock()
 	c.inWork[s] = true
@@ -186,6 +188,7 @@ func (c *copier) finish(p *storePath) error {
 	c.release <- struct{}{}
 	c.waiting.Go(func() {
 		defer func() { <-c.release }()
+		defer c.im.trace.begin("release", p.File)()
 		err := p.source.close()
 		if err == nil {
 			err = c.im.removeFile(p.File)

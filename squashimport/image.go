@@ -90,6 +90,12 @@ func mountImage(initrd string, image manifest.Image, dir string) (*mounted, erro
 	return &mounted{Image: image, dir: dir, xattrs: sb.XattrStart != noXattrs}, nil
 }
 
+// mount is mountImage of one of the importer's images.
+func (im *Importer) mount(image manifest.Image, dir string) (*mounted, error) {
+	defer im.trace.begin("mount", image.File)()
+	return mountImage(im.opt.Initrd, image, dir)
+}
+
 // kernelAtLeast says whether the kernel has at least that version.
 func kernelAtLeast(major, minor int) bool {
 	var name unix.Utsname

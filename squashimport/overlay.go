@@ -35,6 +35,7 @@ func (im *Importer) overlay() (err error) {
 	if err != nil {
 		return err
 	}
+	defer im.trace.begin("overlay", "")()
 	if err := mount.Overlay(im.opt.Store, lower, im.opt.State, unix.MS_NODEV|unix.MS_NOSUID); err != nil {
 		return fmt.Errorf("%w: %w", errNoOverlay, err)
 	}
@@ -51,7 +52,7 @@ func (im *Importer) overlay() (err error) {
 func (im *Importer) mountLayers() (dirs []string, err error) {
 	seen := map[string]string{} // store path → image
 	for i, image := range im.pending {
-		m, err := mountImage(im.opt.Initrd, image, im.scratchDir(i))
+		m, err := im.mount(image, im.scratchDir(i))
 		if err != nil {
 			return nil, err
 		}

@@ -82,6 +82,7 @@ type Importer struct {
 	paths   atomic.Int64
 	bytes   atomic.Int64
 	mode    Mode // what was done
+	trace   trace
 }
 
 // New returns an importer of the images.
