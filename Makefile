@@ -13,9 +13,15 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: build deps test unit vmtest lint bench fuzz demo clean
 
+# For this machine in bin, for the other kind in bin/arm64 or bin/amd64.
+OTHER = $(filter-out $(shell $(GO) env GOHOSTARCH),amd64 arm64)
+COMMANDS = ./cmd/stage1 ./cmd/mknetboot
+
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/stage1 ./cmd/stage1
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/mknetboot ./cmd/mknetboot
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ $(COMMANDS)
+	@set -ex; for arch in $(OTHER); do \
+		CGO_ENABLED=0 GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w" -o bin/$$arch/ $(COMMANDS); \
+	done
 
 deps:
 	@missing=$$(for p in $(DEPS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed$$' || echo $$p; done); \
@@ -36,7 +42,8 @@ vmtest:
 
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w $$unformatted"; exit 1; fi
-	$(GO) vet ./...
+	GOARCH=amd64 $(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
 bench:
