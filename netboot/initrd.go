@@ -1,18 +1,13 @@
 package netboot
 
 import (
-	"bytes"
-	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
-	"strings"
 
 	"github.com/klauspost/compress/gzip"
 )
@@ -25,12 +20,13 @@ type initrd struct {
 	version string   // of the kernel
 	modules []module // to put in
 	extra   []ExtraFile
-	busybox string // file, or empty for no shell
+	busybox string   // file, or empty for no shell
+	applets []string // of busybox
 }
 
 // write writes the initrd: the early archives, which the kernel reads
 // uncompressed, and a gzip'ed cpio, since gzip is what every kernel takes.
-func (in *initrd) write(ctx context.Context, w io.Writer) error {
+func (in *initrd) write(w io.Writer) error {
 	if in.early != "" {
 		if err := copyEarly(w, in.early); err != nil {
 			return err
@@ -43,7 +39,7 @@ func (in *initrd) write(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	c := newCPIOWriter(z)
-	if err := in.members(ctx, c); err != nil {
+	if err := in.members(c); err != nil {
 		return err
 	}
 	if err := c.Close(); err != nil {
@@ -52,7 +48,7 @@ func (in *initrd) write(ctx context.Context, w io.Writer) error {
 	return z.Close()
 }
 
-func (in *initrd) members(ctx context.Context, c *cpioWriter) error {
+func (in *initrd) members(c *cpioWriter) error {
 	// The kernel opens /dev/console for init before anything is mounted.
 	if err := c.CharDevice("dev/console", 0o600, 5, 1); err != nil {
 		return err
@@ -60,14 +56,14 @@ func (in *initrd) members(ctx context.Context, c *cpioWriter) error {
 	if err := c.CharDevice("dev/null", 0o666, 1, 3); err != nil {
 		return err
 	}
-	if err := addStatic(c, "init", in.stage1); err != nil {
+	if err := addFile(c, "init", in.stage1, 0o755); err != nil {
 		return fmt.Errorf("stage 1: %w", err)
 	}
 	if err := in.tree.write(c, in.version, in.modules); err != nil {
 		return err
 	}
 	if in.busybox != "" {
-		if err := addShell(ctx, c, in.busybox); err != nil {
+		if err := in.addShell(c); err != nil {
 			return fmt.Errorf("debug shell: %w", err)
 		}
 	}
@@ -79,54 +75,18 @@ func (in *initrd) members(ctx context.Context, c *cpioWriter) error {
 	return nil
 }
 
-// addStatic adds an executable that runs without any other file.
-func addStatic(c *cpioWriter, name, file string) error {
-	if err := checkStatic(file); err != nil {
-		return err
-	}
-	return addFile(c, name, file, 0o755)
-}
-
-// checkStatic checks that file is an ELF program that needs no interpreter.
-func checkStatic(file string) error {
-	f, err := elf.Open(file)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	defer f.Close()
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			interp, err := io.ReadAll(io.LimitReader(p.Open(), 4096))
-			if err != nil {
-				return fmt.Errorf("%s: PT_INTERP: %w", file, err)
-			}
-			return fmt.Errorf("%s is dynamically linked (it needs %s) and the initrd has no libraries: give a static one", file, bytes.TrimRight(interp, "\x00"))
-		}
-	}
-	return nil
-}
-
 // addShell adds busybox and a link to it for each of its applets.
-func addShell(ctx context.Context, c *cpioWriter, busybox string) error {
-	if err := addStatic(c, "bin/busybox", busybox); err != nil {
+func (in *initrd) addShell(c *cpioWriter) error {
+	if err := addFile(c, "bin/busybox", in.busybox, 0o755); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, busybox, "--list").Output()
-	if err != nil {
-		return fmt.Errorf("%s --list: %w", busybox, err)
-	}
-	hasShell := false
-	for _, applet := range strings.Fields(string(out)) {
-		hasShell = hasShell || applet == "sh"
+	for _, applet := range in.applets {
 		if applet == "busybox" {
 			continue
 		}
 		if err := c.Symlink("bin/"+applet, "busybox"); err != nil {
 			return err
 		}
-	}
-	if !hasShell {
-		return fmt.Errorf("%s has no applet sh", busybox)
 	}
 	return nil
 }

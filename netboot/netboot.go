@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -31,7 +32,7 @@ import (
 type Options struct {
 	Toplevel    string // store path of a NixOS system, or a symlink to one
 	Output      string // directory to make; one that Build made is replaced
-	Stage1      string // file of the init, a static executable
+	Stage1      string // file of the init, a static executable; for other machines, GOARCH/NAME beside it
 	Store       string // root of the Nix store, as Nix's --store; "" is /
 	ClosureInfo string // directory made by closureInfo; "" asks nix
 	Cache       string // directory of the images; "" is DefaultCache()
@@ -198,7 +199,7 @@ func newBuild(ctx context.Context, o Options) (*build, error) {
 
 // readToplevel finds out how to boot the system and refuses one that cannot be
 // booted, before anything takes time.
-func (b *build) readToplevel(context.Context) error {
+func (b *build) readToplevel(ctx context.Context) error {
 	p, err := b.store.path(b.Options.Toplevel)
 	if err != nil {
 		return fmt.Errorf("toplevel: %w", err)
@@ -218,16 +219,23 @@ func (b *build) readToplevel(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkStatic(b.Stage1); err != nil {
+	kernel := b.toplevel.kernelInfo
+	stage1, err := findStage1(b.Stage1, kernel.machine)
+	if err != nil {
 		return fmt.Errorf("stage 1: %w", err)
 	}
 	b.initrd = &initrd{
-		early: b.toplevel.initrd, stage1: b.Stage1,
+		early: b.toplevel.initrd, stage1: stage1,
 		tree: tree, version: version, modules: modules,
 		extra: b.ExtraFiles,
 	}
 	if b.DebugShell {
-		b.initrd.busybox = b.Busybox
+		if err := b.addShell(ctx); err != nil {
+			return fmt.Errorf("debug shell: %w", err)
+		}
+	}
+	if b.BlockSize != 0 && b.BlockSize < kernel.pageSize {
+		return fmt.Errorf("blocks of %d bytes: kernel %s has pages of %d, and mounts no squashfs with smaller blocks: ask for larger ones", b.BlockSize, b.toplevel.kernel, kernel.pageSize)
 	}
 	if slices.Contains(loadOrder, b.toplevel.kernelName) {
 		return fmt.Errorf("kernel %s: its name is that of one of the initrds", b.toplevel.kernel)
@@ -238,6 +246,20 @@ func (b *build) readToplevel(context.Context) error {
 	}
 	b.pin(strings.Repeat("0", 2*sha256.Size)) // as long as what comes later
 	return b.scripts.check()
+}
+
+// addShell puts a busybox into the initrd.
+func (b *build) addShell(ctx context.Context) error {
+	if err := checkProgram(b.Busybox, b.toplevel.kernelInfo.machine); err != nil {
+		return err
+	}
+	applets, err := busyboxApplets(ctx, b.Busybox)
+	if errors.Is(err, unix.ENOEXEC) {
+		b.Warn(b.Busybox + " does not run on this machine, which so does not know its applets: the initrd has /bin/sh; others are called as in \"busybox ls\"")
+		applets, err = []string{"sh"}, nil
+	}
+	b.initrd.busybox, b.initrd.applets = b.Busybox, applets
+	return err
 }
 
 // pin makes the scripts ones that boot with this manifest only.
@@ -295,7 +317,7 @@ func (b *build) writeOutput(ctx context.Context) error {
 		write func(*os.File) error
 	}{
 		{b.toplevel.kernelName, 0o644, func(f *os.File) error { return copyFile(f, b.toplevel.kernel) }},
-		{initrdName, 0o644, func(f *os.File) error { return writeInitrd(ctx, f, b.initrd) }},
+		{initrdName, 0o644, func(f *os.File) error { return writeInitrd(f, b.initrd) }},
 		{manifestName, 0o644, func(f *os.File) error {
 			digest, err := writeManifest(f, m, b.entries)
 			b.pin(digest)

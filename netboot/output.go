@@ -129,8 +129,8 @@ func padFile(f *os.File) error {
 }
 
 // writeInitrd writes the first initrd.
-func writeInitrd(ctx context.Context, f *os.File, in *initrd) error {
-	if err := in.write(ctx, f); err != nil {
+func writeInitrd(f *os.File, in *initrd) error {
+	if err := in.write(f); err != nil {
 		return err
 	}
 	return padFile(f)

@@ -122,11 +122,12 @@ kernel/other.ko:
 	}
 }
 
-// testKernel returns an x86 setup header that gives the version.
+// testKernel returns an x86-64 setup header that gives the version.
 func testKernel(version string) string {
 	b := make([]byte, 0x400)
 	copy(b[0x202:], "HdrS")
 	b[0x20e], b[0x20f] = 0x00, 0x01
+	b[0x236] = 1
 	copy(b[0x300:], version+" (builder@host) #1 SMP\x00")
 	return string(b)
 }

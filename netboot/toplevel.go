@@ -1,12 +1,9 @@
 package netboot
 
 import (
-	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,14 +15,14 @@ import (
 
 // toplevel is what a NixOS system says of how to boot it.
 type toplevel struct {
-	path          string // store path
-	init          string // for the kernel's init=: a path in the store
-	params        string // the kernel's command line without init=
-	kernel        string // file on this machine
-	kernelName    string // base name of the kernel, for the output
-	kernelVersion string // as in /lib/modules/VERSION, or empty where the kernel's format does not say
-	initrd        string // NixOS's own initrd on this machine, or empty
-	modules       string // directory on this machine: lib/modules, or empty
+	path       string // store path
+	init       string // for the kernel's init=: a path in the store
+	params     string // the kernel's command line without init=
+	kernel     string // file on this machine
+	kernelName string // base name of the kernel, for the output
+	kernelInfo kernelInfo
+	initrd     string // NixOS's own initrd on this machine, or empty
+	modules    string // directory on this machine: lib/modules, or empty
 }
 
 // bootspec is the part we need of NixOS RFC 125's boot.json.
@@ -65,7 +62,7 @@ func readToplevel(s store, p string) (*toplevel, error) {
 		return nil, fmt.Errorf("toplevel %s has no kernel: %w", p, err)
 	}
 	t.kernelName = filepath.Base(t.kernel)
-	if t.kernelVersion, err = kernelVersion(t.kernel); err != nil {
+	if t.kernelInfo, err = readKernel(t.kernel); err != nil {
 		return nil, err
 	}
 	if initrd != "" {
@@ -128,7 +125,7 @@ func (t *toplevel) modulesDir() (dir, version string, err error) {
 	for _, d := range list {
 		versions = append(versions, d.Name())
 	}
-	version = t.kernelVersion
+	version = t.kernelInfo.version
 	if version == "" && len(versions) == 1 {
 		version = versions[0]
 	}
@@ -139,40 +136,4 @@ func (t *toplevel) modulesDir() (dir, version string, err error) {
 		return "", "", fmt.Errorf("toplevel %s: kernel %s is version %q, its modules are for %q", t.path, t.kernel, version, versions)
 	}
 	return filepath.Join(t.modules, version), version, nil
-}
-
-// kernelVersion returns the release of an x86 kernel ("6.12.8"), or nothing for
-// a kernel in another format.
-func kernelVersion(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	// The setup code has at most 64 sectors and comes after the boot sector
-	// (Linux Documentation/arch/x86/boot.rst, setup_sects).
-	setup, err := io.ReadAll(io.LimitReader(f, 65*512))
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", file, err)
-	}
-	return bzImageVersion(setup), nil
-}
-
-// bzImageVersion reads the kernel_version field of an x86 setup header: at
-// 0x20e, the offset, less 0x200, of a string of which the first word is the
-// release.
-func bzImageVersion(setup []byte) string {
-	if len(setup) < 0x210 || string(setup[0x202:0x206]) != "HdrS" {
-		return ""
-	}
-	at := int(binary.LittleEndian.Uint16(setup[0x20e:]))
-	if at == 0 || at+0x200 >= len(setup) {
-		return ""
-	}
-	text, _, ok := bytes.Cut(setup[at+0x200:], []byte{0})
-	fields := strings.Fields(string(text))
-	if !ok || len(fields) == 0 {
-		return ""
-	}
-	return fields[0]
 }

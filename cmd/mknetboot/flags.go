@@ -124,7 +124,7 @@ func newBuildFlags() *buildFlags {
 		return nil
 	})
 	f.StringVar(&o.Append, "append", "", "`ARGS` to put at the end of the kernel's command line")
-	f.StringVar(&o.Stage1, "stage1", "", "`FILE` of the init (default: stage1 beside mknetboot)")
+	f.StringVar(&o.Stage1, "stage1", "", "`FILE` of the init; for another machine than it is for, arm64/stage1 or amd64/stage1 beside it (default: stage1 beside mknetboot)")
 	f.BoolVar(&f.json, "json", false, "print what was built as one JSON object")
 	f.BoolVar(&f.quiet, "quiet", false, "print errors and warnings only")
 	return f
