@@ -58,12 +58,15 @@ type Manifest struct {
 	// Images are the squashfs images. Together they hold each store path of
 	// the closure once.
 	Images []Image `json:"images"`
+	// Root is the root image, or nil: the tree in it is copied into the new
+	// root, beside the store. It holds no store paths: see [CheckRootPath].
+	Root *Image `json:"root,omitempty"`
 	// Registration is the registration of the store paths, or nil.
 	Registration *Registration `json:"registration,omitempty"`
 }
 
 // Image is one squashfs image. The entries of its root directory are store
-// paths, by base name.
+// paths, by base name, unless it is the root image.
 type Image struct {
 	// File is the image's path in the initrd.
 	File string `json:"file"`
@@ -71,8 +74,9 @@ type Image struct {
 	Size int64 `json:"size"`
 	// SHA256 is the image file's digest in base 16, or empty (seed).
 	SHA256 string `json:"sha256"`
-	// StorePaths is the number of entries in the image's root directory.
-	StorePaths int `json:"storePaths"`
+	// StorePaths is the number of entries in the image's root directory, and 0
+	// in the root image.
+	StorePaths int `json:"storePaths,omitempty"`
 	// UnpackedSize is what a copy of the image takes on a tmpfs, in bytes:
 	// the sizes of its files, each rounded up to pages of 4096 bytes. 0 where
 	// it is not known (seed).
@@ -296,6 +300,14 @@ func (m *Manifest) check(seed bool) error {
 			return fmt.Errorf("the images are larger than %d bytes in all", int64(maxTotal))
 		}
 	}
+	if m.Root != nil {
+		if err := m.Root.checkRoot(); err != nil {
+			return err
+		}
+		if seen[m.Root.File] {
+			return fmt.Errorf("root image %s is named as an image of the store too", m.Root.File)
+		}
+	}
 	if r := m.Registration; r != nil {
 		if err := checkFile("registration", r.File, r.Size, r.SHA256, seed); err != nil {
 			return err
@@ -311,11 +323,41 @@ func (im *Image) check(seed bool) error {
 	if err := checkFile("image", im.File, im.Size, im.SHA256, seed); err != nil {
 		return err
 	}
-	if im.StorePaths < 1 || im.StorePaths > 1<<24 || im.UnpackedSize < 0 || im.UnpackedSize > maxTotal || im.Inodes < 0 || im.Inodes > 1<<32 {
+	if im.StorePaths < 1 || im.StorePaths > 1<<24 || !im.hasUnpacked() {
 		return fmt.Errorf("image %s: store paths %d, unpacked size %d or inodes %d out of range", im.File, im.StorePaths, im.UnpackedSize, im.Inodes)
 	}
 	if strings.Contains(im.Entry, "/") {
 		return fmt.Errorf("image %s: no store path's name can be made of it", im.File)
+	}
+	return nil
+}
+
+func (im *Image) checkRoot() error {
+	if err := checkFile("root image", im.File, im.Size, im.SHA256, false); err != nil {
+		return err
+	}
+	if im.StorePaths != 0 {
+		return fmt.Errorf("root image %s: it holds %d store paths, want none", im.File, im.StorePaths)
+	}
+	if !im.hasUnpacked() {
+		return fmt.Errorf("root image %s: unpacked size %d or inodes %d out of range", im.File, im.UnpackedSize, im.Inodes)
+	}
+	return nil
+}
+
+// hasUnpacked says whether the sizes of what the image holds are in range.
+func (im *Image) hasUnpacked() bool {
+	return im.UnpackedSize >= 0 && im.UnpackedSize <= maxTotal && im.Inodes >= 0 && im.Inodes <= 1<<32
+}
+
+// CheckRootPath refuses a place in the new root, absolute and clean, that a root
+// image must not hold: what stage 1 makes there itself, and where other file
+// systems are mounted over what it would hold.
+func CheckRootPath(p string) error {
+	for _, taken := range []string{StoreDir, "/nix/.store", "/nix/registration", "/proc", "/sys", "/dev", "/run"} {
+		if p == taken || strings.HasPrefix(p, taken+"/") {
+			return fmt.Errorf("%s is at or below %s, which stage 1 makes itself", p, taken)
+		}
 	}
 	return nil
 }

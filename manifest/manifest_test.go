@@ -24,6 +24,7 @@ func good() *Manifest {
 			{File: ImageFile("0123456789abcdfghijklmnpqrsvwxyz-bash"), Size: 4096, SHA256: digest, StorePaths: 1, UnpackedSize: 8192, Inodes: 7},
 			{File: Dir + "/store", Size: 8192, SHA256: digest, StorePaths: 3, UnpackedSize: 16384, Inodes: 9},
 		},
+		Root:         &Image{File: Dir + "/root.squashfs", Size: 4096, SHA256: digest, UnpackedSize: 4096, Inodes: 3},
 		Registration: &Registration{File: Dir + "/registration.zst", Size: 10, SHA256: digest, UnpackedSize: 100},
 	}
 }
@@ -84,6 +85,12 @@ func TestCheck(t *testing.T) {
 		{"out of range", func(m *Manifest) { m.Images[0].StorePaths = 0 }},
 		{"out of range", func(m *Manifest) { m.Images[0].UnpackedSize = -1 }},
 		{"larger than", func(m *Manifest) { m.Images[0].Size, m.Images[1].Size = maxTotal, maxTotal }},
+		{"root image \"x\" is not a clean absolute path", func(m *Manifest) { m.Root.File = "x" }},
+		{"named as an image of the store too", func(m *Manifest) { m.Root.File = m.Images[1].File }},
+		{"size 0 is out of range", func(m *Manifest) { m.Root.Size = 0 }},
+		{"not 64 hexadecimal digits", func(m *Manifest) { m.Root.SHA256 = "" }},
+		{"holds 1 store paths, want none", func(m *Manifest) { m.Root.StorePaths = 1 }},
+		{"out of range", func(m *Manifest) { m.Root.Inodes = -1 }},
 		{"is not a clean absolute path", func(m *Manifest) { m.Init = "init" }},
 		{"not a module's name", func(m *Manifest) { m.Modules = []string{"../x"} }},
 		{"out of range", func(m *Manifest) { m.Registration.UnpackedSize = -1 }},
@@ -92,6 +99,18 @@ func TestCheck(t *testing.T) {
 		c.harm(m)
 		if err := m.Write(&bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Write = %v, want an error with %q", err, c.want)
+		}
+	}
+}
+
+func TestCheckRootPath(t *testing.T) {
+	for p, want := range map[string]bool{
+		"/etc/NIXOS": true, "/nix": true, "/nix/var/nix/db/db.sqlite": true, "/nix/storehouse": true, "/devices": true,
+		"/nix/store": false, "/nix/store/x": false, "/nix/.store/x": false, "/nix/registration": false,
+		"/proc": false, "/sys/x": false, "/dev/null": false, "/run/secrets": false,
+	} {
+		if err := CheckRootPath(p); (err == nil) != want {
+			t.Errorf("CheckRootPath(%s) = %v, want it allowed: %t", p, err, want)
 		}
 	}
 }
