@@ -74,6 +74,7 @@ func (b *boot) boot() error {
 		{"root and /nix", fatal, b.mountRoot, breakImport},
 		{"import", fatal, b.importStore, ""},
 		{"registration", fatal, b.importRegistration, ""},
+		{"root files", fatal, b.copyRoot, ""},
 		{"init", fatal, b.findInit, breakMounts},
 		{"shutdown", bestEffort, b.prepareShutdown, ""},
 		{"summary", bestEffort, b.writeReport, ""},
@@ -319,6 +320,15 @@ func copyRegistration(out io.Writer, text io.Reader, root string) (n int, err er
 			return n, fmt.Errorf("it names %s, which no image holds: %w", e.Path, err)
 		}
 	}
+}
+
+// copyRoot puts beside the store what the builder has for the new root: the Nix
+// database, and files that were asked for.
+func (b *boot) copyRoot() error {
+	if b.manifest.Root == nil {
+		return nil
+	}
+	return squashimport.CopyRoot("/", *b.manifest.Root, newRoot, scratch)
 }
 
 func (b *boot) findInit() (err error) {

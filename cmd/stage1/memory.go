@@ -28,11 +28,17 @@ func (b *boot) nixSize(mem memory) (size, inodes int64) {
 	return b.opt.nixSize.of(mem.total, size), inodes
 }
 
-// copySize is what a copy of the store takes on a tmpfs, in bytes, or 0 where
-// the manifest does not say.
+// copySize is what a copy of the store takes on a tmpfs, in bytes, with all that
+// is put beside it, or 0 where the manifest does not say.
 func (b *boot) copySize() int64 {
 	size := b.manifest.UnpackedSize()
-	if r := b.manifest.Registration; r != nil && size > 0 {
+	if size == 0 {
+		return 0
+	}
+	if r := b.manifest.Registration; r != nil {
+		size += r.UnpackedSize
+	}
+	if r := b.manifest.Root; r != nil {
 		size += r.UnpackedSize
 	}
 	return size

@@ -65,21 +65,24 @@ func digestOf(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s
 func TestNixSize(t *testing.T) {
 	const ram = 1 << 30
 	images := []manifest.Image{{Size: 1 << 20, UnpackedSize: 600 << 20, Inodes: 1e6}}
+	root := &manifest.Image{UnpackedSize: 80 << 20}
 	for _, c := range []struct {
 		name         string
 		line         string
 		images       []manifest.Image
+		root         *manifest.Image
 		size, inodes int64
 	}{
-		{"small store", "", []manifest.Image{{Size: 1, UnpackedSize: 1 << 20, Inodes: 5}}, ram / 2, ram / 2 / 4096},
-		{"large store", "", images, 675 << 20, 2e6},
-		{"as told", "stage1.nix_size=100M", images, 100 << 20, 2e6},
-		{"seed", "", []manifest.Image{{}}, ram - spare, ram / 2 / 4096},
-		{"seed, mounted", "stage1.store=overlay", []manifest.Image{{}}, ram / 2, ram / 2 / 4096},
+		{"small store", "", []manifest.Image{{Size: 1, UnpackedSize: 1 << 20, Inodes: 5}}, nil, ram / 2, ram / 2 / 4096},
+		{"large store", "", images, nil, 675 << 20, 2e6},
+		{"large store and root", "", images, root, 765 << 20, 2e6},
+		{"as told", "stage1.nix_size=100M", images, nil, 100 << 20, 2e6},
+		{"seed", "", []manifest.Image{{}}, nil, ram - spare, ram / 2 / 4096},
+		{"seed, mounted", "stage1.store=overlay", []manifest.Image{{}}, nil, ram / 2, ram / 2 / 4096},
 	} {
 		b := newBoot()
 		b.opt = newOptions(c.line)
-		b.manifest = &manifest.Manifest{Images: c.images}
+		b.manifest = &manifest.Manifest{Images: c.images, Root: c.root}
 		if size, inodes := b.nixSize(memory{total: ram}); size != c.size || inodes != c.inodes {
 			t.Errorf("%s: nixSize = %d, %d, want %d, %d", c.name, size, inodes, c.size, c.inodes)
 		}
