@@ -152,7 +152,9 @@ func (b *boot) openConsole() error {
 		}
 	}
 	console.Close()
-	return errors.Join(err, b.log.openKmsg())
+	var screenErr error
+	b.log.screen, screenErr = openScreen("/sys/class/tty/console/active", "/dev")
+	return errors.Join(err, screenErr, b.log.openKmsg())
 }
 
 func (b *boot) readCommandLine() error {
@@ -235,6 +237,7 @@ func (b *boot) mountRoot() error {
 // importStore makes the store. What was imported stays when it is called again.
 func (b *boot) importStore() error {
 	if b.importer == nil {
+		shown := progress{log: b.log}
 		b.importer = squashimport.New(b.manifest.Images, squashimport.Options{
 			Initrd:  "/",
 			Store:   newRoot + manifest.StoreDir,
@@ -243,11 +246,16 @@ func (b *boot) importStore() error {
 			Mode:    b.opt.store,
 			Jobs:    b.opt.jobs,
 			MayCopy: b.checkMemory,
-			Each:    func(p squashimport.Progress) { b.log.infof("import: %s", p) },
-			Warn:    func(message string) { b.log.warningf("import: %s", message) },
+			Each: func(p squashimport.Progress) {
+				shown.show(fmt.Sprintf("import: %s", p), p.Elapsed)
+				b.report.sample()
+			},
+			Warn: func(message string) { b.log.warningf("import: %s", message) },
 		})
 	}
-	return b.importer.Run()
+	err := b.importer.Run()
+	b.report.bytes = b.importer.Progress().Bytes
+	return err
 }
 
 // importRegistration puts the registration at /nix/registration, decompressed,
@@ -262,6 +270,7 @@ func (b *boot) importRegistration() error {
 	if err != nil {
 		return err
 	}
+	b.report.bytes = r.UnpackedSize
 	b.log.debugf("%d store paths are registered", n)
 	return nil
 }
@@ -376,6 +385,9 @@ func (b *boot) freeInitrd() error { return mount.FreeRoot(b.oldRoot) }
 // handOver executes what comes after stage 1. The environment is empty: what
 // leaks into systemd's breaks it.
 func (b *boot) handOver() error {
+	if err := b.report.save(); err != nil { // with the steps since the summary
+		b.log.warningf("%v", err)
+	}
 	b.log.infof("starting %s", strings.Join(b.next.argv, " "))
 	err := unix.Exec(b.next.path, b.next.argv, nil)
 	return fmt.Errorf("exec %s: %w", b.next.path, err)

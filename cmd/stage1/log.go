@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // level is a message's level as the kernel numbers them: linux/kern_levels.h.
@@ -28,6 +29,9 @@ type logger struct {
 	console io.Writer
 	kernel  level // the kernel shows levels below this
 	show    level // we show levels up to this
+
+	mu     sync.Mutex // for what is written: an import tells its progress meanwhile
+	screen screen
 }
 
 // newLogger returns a logger to the console alone, for the time before there is
@@ -85,14 +89,37 @@ func (l *logger) debugf(format string, args ...any)   { l.log(levelDebug, format
 // log writes each line of the message. What can't be written is lost: there is
 // nobody left to tell.
 func (l *logger) log(lv level, format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.screen.clear()
 	for line := range strings.SplitSeq(strings.TrimRight(fmt.Sprintf(format, args...), "\n"), "\n") {
-		logged := false
-		if l.kmsg != nil {
-			_, err := fmt.Fprintf(l.kmsg, "<%d>stage-1: %s\n", lv, line)
-			logged = err == nil
-		}
-		if lv <= l.show && !(logged && lv < l.kernel) {
-			fmt.Fprintf(l.console, "stage-1: %s\n", line)
-		}
+		l.line(lv, line, true)
+	}
+}
+
+// progress writes a line as a live one on the screen, and if it is to be plain
+// also in the kernel log and on a console that is not the screen.
+func (l *logger) progress(line string, plain bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if plain {
+		l.screen.clear()
+		l.line(levelInfo, line, !l.screen.console)
+	}
+	if levelInfo <= l.show {
+		l.screen.show("stage-1: " + line)
+	}
+}
+
+// line writes one line to the kernel log, and to the console if it is wanted
+// there and the kernel does not show it.
+func (l *logger) line(lv level, line string, console bool) {
+	logged := false
+	if l.kmsg != nil {
+		_, err := fmt.Fprintf(l.kmsg, "<%d>stage-1: %s\n", lv, line)
+		logged = err == nil
+	}
+	if console && lv <= l.show && !(logged && lv < l.kernel) {
+		fmt.Fprintf(l.console, "stage-1: %s\n", line)
 	}
 }

@@ -1,56 +1,50 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stage1/bootreport"
+	"stage1/squashimport"
 )
 
-// reportPath is where the report of the boot is kept.
-const reportPath = "/run/stage1/boot.json"
-
-// report is what took how long. docs/formats.md describes its JSON.
+// report is the boot's report while it is measured.
 type report struct {
-	Kernel     string       `json:"kernel"`     // release, as uname -r
-	Mode       string       `json:"mode"`       // how images became the store: overlay or copy
-	Images     int          `json:"images"`     // number
-	ImageBytes int64        `json:"imageBytes"` // size of all images; 0 where not known
-	StorePaths int          `json:"storePaths"` // number
-	StoreBytes int64        `json:"storeBytes"` // what was imported, unpacked, in pages; 0 where not known
-	RAMTotal   int64        `json:"ramTotal"`   // bytes
-	RAMUsed    int64        `json:"ramUsed"`    // bytes at the end: total less available
-	Init       string       `json:"init"`       // what is executed
-	Steps      []stepReport `json:"steps"`
+	bootreport.Report
+	bytes int64 // what the step that runs has made
+
+	mu sync.Mutex // for RAM, which is sampled while a step runs
 }
 
-// stepReport is one step of the boot.
-type stepReport struct {
-	Name    string  `json:"name"`
-	Start   float64 `json:"start"`        // milliseconds since the kernel's start (CLOCK_BOOTTIME)
-	Took    float64 `json:"milliseconds"` // until its end
-	RAMUsed int64   `json:"ramUsed"`      // bytes at its end: total less available
-}
+// maxSamples is an hour of them.
+const maxSamples = 3600
 
 // add notes a step that ends now.
 func (r *report) add(name string, start time.Time) {
-	took := time.Since(start)
 	mem, _ := readMemory() // 0 before /proc is there
-	r.Steps = append(r.Steps, stepReport{
-		Name:    name,
-		Start:   milliseconds(sinceBoot() - took),
-		Took:    milliseconds(took),
-		RAMUsed: mem.used(),
-	})
+	r.Steps = append(r.Steps, bootreport.Step{Name: name, Span: spanOf(start, time.Now()), Bytes: r.bytes, RAMUsed: mem.used()})
+	r.bytes = 0
 }
 
-// writeReport keeps the report as JSON and shows it.
+// sample notes the RAM that is in use now.
+func (r *report) sample() {
+	mem, err := readMemory()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil && len(r.RAM) < maxSamples {
+		r.RAM = append(r.RAM, bootreport.Sample{At: milliseconds(sinceBoot()), RAMUsed: mem.used()})
+	}
+}
+
+// writeReport completes the report, keeps it and shows it.
 func (b *boot) writeReport() error {
 	r := &b.report
 	var name unix.Utsname
@@ -62,42 +56,96 @@ func (b *boot) writeReport() error {
 		return err
 	}
 	p := b.importer.Progress()
+	r.Machine = machine("/sys")
 	r.Kernel = unix.ByteSliceToString(name.Release[:])
+	r.Firmware, r.Loader = firmware("/sys")
 	r.Mode = string(b.importer.Mode())
 	r.Images, r.ImageBytes = len(b.manifest.Images), b.manifest.Size()
 	r.StorePaths, r.StoreBytes = p.Paths, p.Bytes
 	r.RAMTotal, r.RAMUsed = mem.total, mem.used()
 	r.Init = b.next.path
+	spans, lost := b.importer.Trace()
+	r.Work, r.WorkLost = work(spans), lost
 	for line := range strings.SplitSeq(r.String(), "\n") {
 		b.log.infof("%s", line)
 	}
-	data, err := json.MarshalIndent(r, "", "  ")
+	return r.save()
+}
+
+// save writes the report where it is kept.
+func (r *report) save() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := os.MkdirAll(filepath.Dir(bootreport.Path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(bootreport.Path)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(reportPath), 0o755); err != nil {
-		return err
+	defer f.Close()
+	if err := r.Write(f); err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return os.WriteFile(reportPath, append(data, '\n'), 0o644)
+	return f.Close()
 }
 
-// String is the report as a table for the console.
-func (r *report) String() string {
-	var s strings.Builder
-	total := 0.0
-	for _, step := range r.Steps {
-		fmt.Fprintf(&s, "%9.1f ms  %s\n", step.Took, step.Name)
-		total += step.Took
+func work(spans []squashimport.Span) []bootreport.Work {
+	var w []bootreport.Work
+	for _, s := range spans {
+		w = append(w, bootreport.Work{Lane: s.Lane, Name: s.Name, Image: s.Image, Span: spanOf(s.Start, s.End)})
 	}
-	fmt.Fprintf(&s, "%9.1f ms  in all, %.1f s after the kernel's start\n", total, sinceBoot().Seconds())
-	fmt.Fprintf(&s, "store paths: %d, %.1f MB; by %s; images: %d, %.1f MB; RAM in use: %.0f of %.0f MB",
-		r.StorePaths, mb(r.StoreBytes), r.Mode, r.Images, mb(r.ImageBytes), mb(r.RAMUsed), mb(r.RAMTotal))
-	return s.String()
+	return w
+}
+
+// machine is what the machine says it is, and its CPUs. sys stands for /sys.
+func machine(sys string) string {
+	var words []string
+	for _, file := range []string{"sys_vendor", "product_name"} { // of DMI; not on all machines
+		text, err := os.ReadFile(filepath.Join(sys, "class/dmi/id", file))
+		if err == nil {
+			words = append(words, strings.Fields(string(text))...)
+		}
+	}
+	if len(words) == 0 {
+		words = []string{runtime.GOARCH}
+	}
+	return fmt.Sprintf("%s, CPUs: %d", strings.Join(words, " "), runtime.NumCPU())
+}
+
+// firmware is how long, in milliseconds, the firmware and then the boot loader
+// took, by the firmware's own record (ACPI FPDT: Documentation/ABI/testing/
+// sysfs-firmware-acpi; Linux 5.12 with CONFIG_ACPI_FPDT). It is 0, 0 where there
+// is none, as on a BIOS, or one that makes no sense: systemd-analyze too leaves
+// out what says that it took an hour.
+func firmware(sys string) (firmware, loader float64) {
+	at := func(file string) time.Duration {
+		text, err := os.ReadFile(filepath.Join(sys, "firmware/acpi/fpdt/boot", file))
+		if err != nil {
+			return 0
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		if err != nil {
+			return 0
+		}
+		return time.Duration(n) // nanoseconds since the machine's reset
+	}
+	launch, end := at("bootloader_launch_ns"), at("exitbootservice_end_ns")
+	if launch <= 0 || end < launch || end > time.Hour {
+		return 0, 0
+	}
+	return milliseconds(launch), milliseconds(end - launch)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
 
 func mb(bytes int64) float64 { return float64(bytes) / 1e6 }
+
+// spanOf is a span in the time since the kernel's start.
+func spanOf(start, end time.Time) bootreport.Span {
+	now, boot := time.Now(), sinceBoot()
+	return bootreport.Span{Start: milliseconds(boot - now.Sub(start)), End: milliseconds(boot - now.Sub(end))}
+}
 
 // sinceBoot is the time since the kernel's start.
 func sinceBoot() time.Duration {
@@ -106,41 +154,4 @@ func sinceBoot() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
-}
-
-// memory is what /proc/meminfo says, in bytes.
-type memory struct {
-	total     int64 // MemTotal: RAM less what the kernel itself keeps
-	available int64 // MemAvailable: what can be used without swapping
-}
-
-func (m memory) used() int64 { return m.total - m.available }
-
-func readMemory() (memory, error) {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return memory{}, err
-	}
-	defer f.Close()
-	var m memory
-	for scan := bufio.NewScanner(f); scan.Scan(); {
-		fields := strings.Fields(scan.Text())
-		if len(fields) < 2 {
-			continue
-		}
-		kib, err := strconv.ParseInt(fields[1], 10, 64)
-		if err != nil {
-			continue
-		}
-		switch fields[0] {
-		case "MemTotal:":
-			m.total = kib << 10
-		case "MemAvailable:":
-			m.available = kib << 10
-		}
-	}
-	if m.total == 0 {
-		return m, fmt.Errorf("%s: no MemTotal", f.Name())
-	}
-	return m, nil
 }
