@@ -14,7 +14,7 @@ import (
 	"stage1/netboot"
 )
 
-// flags is what the two commands have in common.
+// flags is what the commands have in common.
 type flags struct {
 	*flag.FlagSet
 	usageLine string
@@ -93,7 +93,7 @@ type buildFlags struct {
 }
 
 func newBuildFlags() *buildFlags {
-	f := &buildFlags{flags: newFlags("mknetboot", "mknetboot [flag]... TOPLEVEL\n       mknetboot prune [flag]...")}
+	f := &buildFlags{flags: newFlags("mknetboot", "mknetboot [flag]... TOPLEVEL\n       mknetboot prune [flag]...\n       mknetboot chart [flag]... BOOT.JSON")}
 	o := &f.build
 	f.StringVar(&o.Output, "o", "./netboot", "`DIR` to make; one that mknetboot made is replaced")
 	f.StringVar(&o.Store, "store", "/", "`ROOT` of the Nix store, as Nix's --store")

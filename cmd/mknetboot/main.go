@@ -3,11 +3,12 @@
 //
 //	mknetboot [flag]... TOPLEVEL
 //	mknetboot prune [flag]...
+//	mknetboot chart [flag]... BOOT.JSON
 //
 // TOPLEVEL is the store path of a system (config.system.build.toplevel), or a
 // symlink to one. The flags are in flags.go, in --help and in docs/mknetboot.md.
 // It runs nix and mksquashfs, and busybox for --debug-shell. It writes the output
-// directory and the cache, nothing else.
+// directory and the cache, or the picture that chart is asked for, nothing else.
 //
 // The summary and errors go to standard error, --json to standard output. It
 // exits with 0, with 1 when the build fails, with 2 for wrong usage.
@@ -37,8 +38,13 @@ func main() {
 // run runs one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	command := buildCommand
-	if len(args) > 0 && args[0] == "prune" {
-		command, args = pruneCommand, args[1:]
+	if len(args) > 0 {
+		switch args[0] {
+		case "prune":
+			command, args = pruneCommand, args[1:]
+		case "chart":
+			command, args = chartCommand, args[1:]
+		}
 	}
 	err := command(ctx, args, stdout, stderr)
 	var usage usageError

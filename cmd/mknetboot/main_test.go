@@ -19,9 +19,9 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, p := newBuildFlags(), newPruneFlags()
+	b, p, c := newBuildFlags(), newPruneFlags(), newChartFlags()
 	var want []string
-	for _, f := range []*flags{&b.flags, &p.flags} {
+	for _, f := range []*flags{&b.flags, &p.flags, &c.flags} {
 		var help bytes.Buffer
 		f.help(&help)
 		for _, r := range f.rows() {
@@ -107,6 +107,9 @@ func TestExitCodes(t *testing.T) {
 		{"prune --max-age -1h", 2, "", "negative"},
 		{"/etc/hostname --stage1 x", 1, "", "mknetboot: toplevel: /etc/hostname is neither"},
 		{"--compressor lzo x", 1, "", `compressor "lzo"`},
+		{"chart", 2, "", "want one BOOT.JSON"},
+		{"chart /nonesuch", 1, "", "open /nonesuch"},
+		{"chart /dev/null", 1, "", "/dev/null: boot report: unexpected end"},
 		{"prune", 0, "", "removed 0 images"},
 		{"prune --json", 0, `{"removed":0,"removedBytes":0,"kept":0,"keptBytes":0}`, ""},
 	} {
@@ -128,6 +131,25 @@ func TestInterrupted(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	if code := run(ctx, []string{"x"}, &stdout, &stderr); code != 1 || stderr.String() != "mknetboot: interrupted\n" {
 		t.Errorf("mknetboot, interrupted, = %d with %q, want 1", code, &stderr)
+	}
+}
+
+// TestChart draws a report to standard output, and to a file.
+func TestChart(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "boot.json"), filepath.Join(dir, "boot.svg")
+	if err := os.WriteFile(in, []byte(`{"steps":[{"name":"import","start":3000,"end":3100}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	for _, args := range [][]string{{"chart", in}, {"chart", in, "-o", out}} {
+		if code := run(t.Context(), args, &stdout, &stderr); code != 0 || stderr.Len() > 0 {
+			t.Errorf("mknetboot %q = %d with %q, want 0", args, code, &stderr)
+		}
+	}
+	file, err := os.ReadFile(out)
+	if err != nil || !bytes.Equal(file, stdout.Bytes()) || !strings.Contains(string(file), "import") {
+		t.Errorf("the file has %q, error %v; standard output was %q", file, err, &stdout)
 	}
 }
 
