@@ -207,6 +207,13 @@ func (b *build) readToplevel(ctx context.Context) error {
 	if b.toplevel, err = readToplevel(b.store, p); err != nil {
 		return err
 	}
+	warnings, err := diskWarnings(b.store, p)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		b.Warn(w)
+	}
 	dir, version, err := b.toplevel.modulesDir()
 	if err != nil {
 		return err
