@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,8 +86,27 @@ func readBootspec(s store, p string) (*bootspec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(data, spec); err != nil {
+	if spec, err = parseBootspec(data); err != nil {
 		return nil, fmt.Errorf("%s/boot.json: %w", p, err)
+	}
+	return spec, nil
+}
+
+// parseBootspec reads a boot.json. Where it has version 1, that names a kernel
+// and an init.
+func parseBootspec(data []byte) (*bootspec, error) {
+	spec := &bootspec{}
+	if err := json.Unmarshal(data, spec); err != nil {
+		return nil, err
+	}
+	v := spec.V1
+	if v == nil {
+		return spec, nil
+	}
+	for _, f := range []struct{ name, file string }{{"kernel", v.Kernel}, {"init", v.Init}} {
+		if !path.IsAbs(f.file) {
+			return nil, fmt.Errorf("org.nixos.bootspec.v1: %s is %q, not an absolute path", f.name, f.file)
+		}
 	}
 	return spec, nil
 }

@@ -95,3 +95,39 @@ func TestToplevelFlavours(t *testing.T) {
 	remove(s.real(s.toplevel + "/kernel"))
 	check("no kernel", "no kernel")
 }
+
+// nixosBootspec is like what NixOS writes (nixos/modules/system/activation/bootspec.nix).
+const nixosBootspec = `{"org.nixos.bootspec.v1":{"init":"/nix/store/0c2xpmvf-nixos-system-x/init",
+"initrd":"/nix/store/1c2xpmvf-initrd/initrd","initrdSecrets":"/nix/store/2c2xpmvf-append-initrd-secrets/bin/append-initrd-secrets",
+"kernel":"/nix/store/3c2xpmvf-linux-6.12.8/bzImage","kernelParams":["loglevel=4","dyndbg=\"file a.c +p\""],
+"label":"NixOS 25.05 (Linux 6.12.8)","system":"x86_64-linux","toplevel":"/nix/store/0c2xpmvf-nixos-system-x"},
+"org.nixos.specialisation.v1":{}}`
+
+func TestParseBootspec(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{`{"org.nixos.bootspec.v1":{"kernel":"/k"}}`, `init is ""`},
+		{`{"org.nixos.bootspec.v1":{"init":"/i","kernel":"k"}}`, `kernel is "k"`},
+		{`{"org.nixos.bootspec.v1":[]}`, "cannot unmarshal array"},
+		{``, "unexpected end"},
+	} {
+		_, err := parseBootspec([]byte(test.text))
+		wantError(t, "parseBootspec of "+test.text, err, test.want)
+	}
+	for _, text := range []string{nixosBootspec, `{"org.nixos.bootspec.v2":{}}`, `{"org.nixos.bootspec.v1":null}`} {
+		if _, err := parseBootspec([]byte(text)); err != nil {
+			t.Errorf("parseBootspec of %s: %v", text, err)
+		}
+	}
+}
+
+func FuzzBootspec(f *testing.F) {
+	f.Add([]byte(nixosBootspec))
+	f.Add([]byte(`{"org.nixos.nixos-init.v1":{"firmware":"/f"}}`))
+	f.Add([]byte(`{"org.nixos.bootspec.v1":{"init":"/i","kernel":"/k","kernelParams":null}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		spec, err := parseBootspec(data)
+		if err == nil && spec.V1 != nil && (spec.V1.Init == "" || spec.V1.Kernel == "") {
+			t.Errorf("parseBootspec(%q) = %+v, want a kernel and an init", data, spec.V1)
+		}
+	})
+}
