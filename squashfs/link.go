@@ -114,7 +114,7 @@ func scanImages(images []*image) error {
 	return parallel(len(images), newState, func(decompress decompressor, i int) error {
 		err := images[i].load(decompress)
 		if err == nil {
-			err = images[i].scan(seed)
+			err = images[i].scan(seed, nil)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", images[i].Name, err)

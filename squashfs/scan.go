@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // maxDepth is how deep directories may be nested. The kernel takes paths of up to
@@ -30,6 +31,8 @@ type content struct {
 type scanner struct {
 	*image
 	sizesSeed maphash.Seed
+	accept    func(*inode) error  // what else is wrong with an inode; nil: nothing is
+	path      []string            // of the inode that is looked at
 	seen      map[uint32]struct{} // positions of inodes
 	// Bytes of tables that were walked, none twice: mksquashfs lets no two
 	// inodes and no two listings overlap. In a crafted image they could be many
@@ -38,9 +41,9 @@ type scanner struct {
 }
 
 // scan sets the content of the image, which is loaded. All that a linker relies on
-// is checked here.
-func (img *image) scan(sizesSeed maphash.Seed) error {
-	s := &scanner{image: img, sizesSeed: sizesSeed, seen: make(map[uint32]struct{})}
+// is checked here, and, if accept is not nil, each inode by it.
+func (img *image) scan(sizesSeed maphash.Seed, accept func(*inode) error) error {
+	s := &scanner{image: img, sizesSeed: sizesSeed, accept: accept, seen: make(map[uint32]struct{})}
 	s.used = make([]bool, len(s.fragments))
 	root, pos, _, err := img.inode(ref(img.super.RootInode))
 	if err == nil && root.kind != kindDirectory {
@@ -101,6 +104,13 @@ func (s *scanner) entry(e entry, depth int) error {
 	s.seen[pos] = struct{}{}
 	if s.inodeBytes += size; s.inodeBytes > len(s.inodes.data) {
 		return errors.New("inode table: inodes overlap")
+	}
+	s.path = append(s.path, e.name)
+	defer func() { s.path = s.path[:len(s.path)-1] }()
+	if s.accept != nil {
+		if err := s.accept(&in); err != nil {
+			return fmt.Errorf("%s: %w", strings.Join(s.path, "/"), err)
+		}
 	}
 	switch in.kind {
 	case kindDirectory:
