@@ -13,6 +13,8 @@
 package manifest
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -21,6 +23,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"unicode/utf8"
 )
 
 // Places in the initrd's file system.
@@ -74,6 +77,10 @@ type Image struct {
 	Size int64 `json:"size"`
 	// SHA256 is the image file's digest in base 16, or empty (seed).
 	SHA256 string `json:"sha256"`
+	// Pieces are the digests of the file's pieces of [PieceSize] bytes, the last
+	// of which may be shorter, so that several CPUs can verify one file. Empty
+	// where SHA256 has to do.
+	Pieces []string `json:"pieces,omitempty"`
 	// StorePaths is the number of entries in the image's root directory, and 0
 	// in the root image.
 	StorePaths int `json:"storePaths,omitempty"`
@@ -107,11 +114,15 @@ var ErrNoManifest = errors.New("no manifest")
 
 // Open reads the manifest from fsys, the initrd's file system: [Path] if it is
 // there, else [SeedPath].
-func Open(fsys fs.FS) (*Manifest, error) {
+//
+// A pin that is not empty is the SHA-256 in base 16 that the manifest must have.
+// Since a manifest of ours has digests of all that it names, the pin vouches for
+// it all; the seed's has none and is refused.
+func Open(fsys fs.FS, pin string) (*Manifest, error) {
 	f, err := fsys.Open(strings.TrimPrefix(Path, "/"))
 	if err == nil {
 		defer f.Close()
-		m, err := Parse(f)
+		m, err := parsePinned(f, pin)
 		if err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", Path, err)
 		}
@@ -128,11 +139,32 @@ func Open(fsys fs.FS) (*Manifest, error) {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	defer f.Close()
+	if pin != "" {
+		return nil, fmt.Errorf("manifest %s: it has no digests, and so can't be what the pin %s vouches for: is %s missing?", SeedPath, pin, Path)
+	}
 	m, err := ParseSeed(f)
 	if err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", SeedPath, err)
 	}
 	return m, nil
+}
+
+// parsePinned is Parse of what the pin vouches for, if there is one.
+func parsePinned(r io.Reader, pin string) (*Manifest, error) {
+	data, err := readAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if pin != "" {
+		if !isSHA256(pin) {
+			return nil, fmt.Errorf("the pin %q is not 64 hexadecimal digits", pin)
+		}
+		sum := sha256.Sum256(data)
+		if got := hex.EncodeToString(sum[:]); !strings.EqualFold(got, pin) {
+			return nil, fmt.Errorf("its SHA-256 is %s, it is pinned to %s: it is of another build than the boot script, or was tampered with", got, pin)
+		}
+	}
+	return Parse(bytes.NewReader(data))
 }
 
 // Parse reads a manifest of our own format and checks it.
@@ -144,6 +176,10 @@ func Parse(r io.Reader) (*Manifest, error) {
 	// The version is read first, so that a manifest of another version is
 	// refused for its version and not for a field that version has.
 	var v struct{ Version int }
+	// encoding/json would replace such bytes, and so change names.
+	if !utf8.Valid(data) {
+		return nil, errors.New("not JSON: it is not UTF-8")
+	}
 	if err := json.Unmarshal(data, &v); err != nil {
 		return nil, fmt.Errorf("not JSON: %w", err)
 	}
@@ -307,10 +343,14 @@ func (m *Manifest) check(seed bool) error {
 		if seen[m.Root.File] {
 			return fmt.Errorf("root image %s is named as an image of the store too", m.Root.File)
 		}
+		seen[m.Root.File] = true
 	}
 	if r := m.Registration; r != nil {
 		if err := checkFile("registration", r.File, r.Size, r.SHA256, seed); err != nil {
 			return err
+		}
+		if seen[r.File] {
+			return fmt.Errorf("registration %s is also an image", r.File)
 		}
 		if r.UnpackedSize < 0 || r.UnpackedSize > maxTotal {
 			return fmt.Errorf("registration %s: unpacked size %d is out of range", r.File, r.UnpackedSize)
@@ -326,8 +366,24 @@ func (im *Image) check(seed bool) error {
 	if im.StorePaths < 1 || im.StorePaths > 1<<24 || !im.hasUnpacked() {
 		return fmt.Errorf("image %s: store paths %d, unpacked size %d or inodes %d out of range", im.File, im.StorePaths, im.UnpackedSize, im.Inodes)
 	}
+	if err := im.checkPieces(); err != nil {
+		return fmt.Errorf("image %s: %w", im.File, err)
+	}
 	if strings.Contains(im.Entry, "/") {
 		return fmt.Errorf("image %s: no store path's name can be made of it", im.File)
+	}
+	return nil
+}
+
+// checkPieces looks at the digests of pieces, if there are any.
+func (im *Image) checkPieces() error {
+	if n := (im.Size + PieceSize - 1) / PieceSize; len(im.Pieces) > 0 && int64(len(im.Pieces)) != n {
+		return fmt.Errorf("digests of %d pieces do not fit its size %d", len(im.Pieces), im.Size)
+	}
+	for _, sum := range im.Pieces {
+		if !isSHA256(sum) {
+			return fmt.Errorf("sha256 %q of a piece is not 64 hexadecimal digits", sum)
+		}
 	}
 	return nil
 }
@@ -341,6 +397,9 @@ func (im *Image) checkRoot() error {
 	}
 	if !im.hasUnpacked() {
 		return fmt.Errorf("root image %s: unpacked size %d or inodes %d out of range", im.File, im.UnpackedSize, im.Inodes)
+	}
+	if err := im.checkPieces(); err != nil {
+		return fmt.Errorf("root image %s: %w", im.File, err)
 	}
 	return nil
 }
@@ -377,10 +436,15 @@ func checkFile(kind, file string, size int64, sum string, seed bool) error {
 	if size < 1 || size > maxTotal {
 		return fmt.Errorf("%s %s: size %d is out of range", kind, file, size)
 	}
-	if b, err := hex.DecodeString(sum); err != nil || len(b) != 32 {
+	if !isSHA256(sum) {
 		return fmt.Errorf("%s %s: sha256 %q is not 64 hexadecimal digits", kind, file, sum)
 	}
 	return nil
+}
+
+func isSHA256(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == sha256.Size
 }
 
 // isClean says whether p is absolute, in its shortest form, and fit for a

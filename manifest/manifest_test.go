@@ -2,7 +2,10 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -22,7 +25,7 @@ func good() *Manifest {
 		Modules: []string{"virtio_net"},
 		Images: []Image{
 			{File: ImageFile("0123456789abcdfghijklmnpqrsvwxyz-bash"), Size: 4096, SHA256: digest, StorePaths: 1, UnpackedSize: 8192, Inodes: 7},
-			{File: Dir + "/store", Size: 8192, SHA256: digest, StorePaths: 3, UnpackedSize: 16384, Inodes: 9},
+			{File: Dir + "/store", Size: PieceSize + 4096, SHA256: digest, Pieces: []string{digest, digest}, StorePaths: 3, UnpackedSize: 16384, Inodes: 9},
 		},
 		Root:         &Image{File: Dir + "/root.squashfs", Size: 4096, SHA256: digest, UnpackedSize: 4096, Inodes: 3},
 		Registration: &Registration{File: Dir + "/registration.zst", Size: 10, SHA256: digest, UnpackedSize: 100},
@@ -53,7 +56,7 @@ func TestSums(t *testing.T) {
 	m := good()
 	for name, c := range map[string][2]int64{
 		"StorePaths":   {int64(m.StorePaths()), 4},
-		"Size":         {m.Size(), 12288},
+		"Size":         {m.Size(), PieceSize + 8192},
 		"UnpackedSize": {m.UnpackedSize(), 24576},
 		"Inodes":       {m.Inodes(), 16},
 	} {
@@ -82,9 +85,15 @@ func TestCheck(t *testing.T) {
 		{"size -1 is out of range", func(m *Manifest) { m.Images[0].Size = -1 }},
 		{"not 64 hexadecimal digits", func(m *Manifest) { m.Images[0].SHA256 = "abc" }},
 		{"not 64 hexadecimal digits", func(m *Manifest) { m.Registration.SHA256 = "" }},
+		{"digests of 1 pieces do not fit its size", func(m *Manifest) { m.Images[1].Pieces = m.Images[1].Pieces[1:] }},
+		{"digests of 2 pieces do not fit its size", func(m *Manifest) { m.Images[1].Size = PieceSize }},
+		{"of a piece is not 64 hexadecimal digits", func(m *Manifest) { m.Images[1].Pieces[1] = "abc" }},
+		{"is also an image", func(m *Manifest) { m.Registration.File = m.Images[0].File }},
 		{"out of range", func(m *Manifest) { m.Images[0].StorePaths = 0 }},
 		{"out of range", func(m *Manifest) { m.Images[0].UnpackedSize = -1 }},
-		{"larger than", func(m *Manifest) { m.Images[0].Size, m.Images[1].Size = maxTotal, maxTotal }},
+		{"larger than", func(m *Manifest) {
+			m.Images[0].Size, m.Images[1].Size, m.Images[1].Pieces = maxTotal, maxTotal, nil
+		}},
 		{"root image \"x\" is not a clean absolute path", func(m *Manifest) { m.Root.File = "x" }},
 		{"named as an image of the store too", func(m *Manifest) { m.Root.File = m.Images[1].File }},
 		{"size 0 is out of range", func(m *Manifest) { m.Root.Size = 0 }},
@@ -122,6 +131,7 @@ func TestParseRefuses(t *testing.T) {
 		`{"version": 2, "images": "new"}`: "format version 2, want 1",
 		`{"version": 1, "images": 3}`:     "not a manifest",
 		`{"version": 1}`:                  "names no image",
+		"{\"version\": 1, \"\xff\": 1}":   "not UTF-8",
 		strings.Repeat(" ", MaxSize+1):    "larger than",
 	} {
 		if _, err := Parse(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
@@ -136,7 +146,7 @@ func TestParseSeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Image{File: strings.Replace(seed0, " ", "", 1), StorePaths: 1, Entry: "zyxwvsrqpnmlkjihgfdcba9876543210-bash"}
-	if len(m.Images) != 1 || m.Images[0] != want {
+	if len(m.Images) != 1 || !reflect.DeepEqual(m.Images[0], want) {
 		t.Errorf("ParseSeed = %+v, want %+v", m.Images, want)
 	}
 	if got := m.Registration.File; got != SeedRegistration {
@@ -162,24 +172,65 @@ func TestOpen(t *testing.T) {
 	if err := good().Write(&own); err != nil {
 		t.Fatal(err)
 	}
+	sum := sha256.Sum256(own.Bytes())
+	pin := hex.EncodeToString(sum[:])
 	ownFile, seedFile := &fstest.MapFile{Data: own.Bytes()}, &fstest.MapFile{Data: []byte(seed0)}
 	for _, c := range []struct {
 		name string
 		fs   fstest.MapFS
-		want int // images
-		err  error
+		pin  string
+		want int    // images
+		err  string // what the error has
 	}{
-		{"own", fstest.MapFS{Path[1:]: ownFile}, 2, nil},
-		{"seed", fstest.MapFS{SeedPath[1:]: seedFile}, 1, nil},
-		{"both", fstest.MapFS{Path[1:]: ownFile, SeedPath[1:]: seedFile}, 2, nil},
-		{"none", fstest.MapFS{}, 0, ErrNoManifest},
+		{"own", fstest.MapFS{Path[1:]: ownFile}, "", 2, ""},
+		{"seed", fstest.MapFS{SeedPath[1:]: seedFile}, "", 1, ""},
+		{"both", fstest.MapFS{Path[1:]: ownFile, SeedPath[1:]: seedFile}, "", 2, ""},
+		{"none", fstest.MapFS{}, "", 0, ErrNoManifest.Error()},
+		{"pinned", fstest.MapFS{Path[1:]: ownFile}, pin, 2, ""},
+		{"pinned in upper case", fstest.MapFS{Path[1:]: ownFile}, strings.ToUpper(pin), 2, ""},
+		{"pinned to another", fstest.MapFS{Path[1:]: ownFile}, digest, 0, "its SHA-256 is " + pin + ", it is pinned to " + digest},
+		{"pinned to nonsense", fstest.MapFS{Path[1:]: ownFile}, pin[1:], 0, "is not 64 hexadecimal digits"},
+		{"pinned seed", fstest.MapFS{SeedPath[1:]: seedFile}, pin, 0, "it has no digests"},
 	} {
-		m, err := Open(c.fs)
-		if !errors.Is(err, c.err) {
-			t.Errorf("%s: Open = %v, want %v", c.name, err, c.err)
-		} else if err == nil && len(m.Images) != c.want {
-			t.Errorf("%s: Open = %d images, want %d", c.name, len(m.Images), c.want)
+		m, err := Open(c.fs, c.pin)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: Open = %v, want an error with %q", c.name, err, c.err)
+			}
+		} else if err != nil || len(m.Images) != c.want {
+			t.Errorf("%s: Open = %+v, %v, want %d images", c.name, m, err, c.want)
 		}
+	}
+}
+
+func TestParts(t *testing.T) {
+	files := good().Files()
+	if len(files) != 4 {
+		t.Fatalf("Files() = %+v, want two images, the root image and the registration", files)
+	}
+	for i, want := range [][]Part{
+		{{0, 4096, digest}},
+		{{0, PieceSize, digest}, {PieceSize, 4096, digest}},
+		{{0, 4096, digest}},
+		{{0, 10, digest}},
+	} {
+		if got := files[i].Parts(); !reflect.DeepEqual(got, want) {
+			t.Errorf("Parts() of %s = %+v, want %+v", files[i].Path, got, want)
+		}
+	}
+	if got := (&File{Path: "/seed"}).Parts(); got != nil {
+		t.Errorf("Parts() of a file without digest = %+v, want none", got)
+	}
+}
+
+func TestSum(t *testing.T) {
+	text := strings.NewReader("abcabcabc")
+	const want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" // FIPS 180-2, B.1
+	if got, err := Sum(text, 3, 3, make([]byte, 2)); err != nil || got != want {
+		t.Errorf("Sum(3, 3) = %s, %v, want %s", got, err, want)
+	}
+	if got, err := Sum(text, 7, 3, make([]byte, 2)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("Sum(7, 3) of 9 bytes = %s, %v, want %v", got, err, io.ErrUnexpectedEOF)
 	}
 }
 
@@ -206,6 +257,11 @@ func FuzzParse(f *testing.F) {
 		// An empty list and none are the same.
 		if len(m.Modules) == 0 {
 			m.Modules, again.Modules = nil, nil
+		}
+		for i := range m.Images {
+			if len(m.Images[i].Pieces) == 0 {
+				m.Images[i].Pieces, again.Images[i].Pieces = nil, nil
+			}
 		}
 		if !reflect.DeepEqual(m, again) {
 			t.Errorf("Parse, Write, Parse = %+v, want %+v", again, m)
