@@ -106,7 +106,29 @@ func (b *imageBuilder) build(ctx context.Context, key string, e *registration.En
 	if err := b.squash.make(ctx, src, tmp, e.NarSize); err != nil {
 		return c, err
 	}
+	if err := checkMade(tmp, path.Base(e.Path)); err != nil {
+		return c, err
+	}
 	return b.cache.put(key, tmp, c)
+}
+
+// checkMade checks what mksquashfs has made of a store path as stage 1 will, which
+// refuses what no store path has: a device node or a set-user-ID bit.
+func checkMade(file, name string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	names, err := squashfs.Check(squashfs.Input{Name: name, R: f, Size: info.Size()})
+	if err == nil && !slices.Equal(names, []string{name}) {
+		err = fmt.Errorf("mksquashfs put %q into its root directory, want %q", names, name)
+	}
+	return err
 }
 
 func (b *imageBuilder) done(e *registration.Entry, built bool) {

@@ -2,11 +2,12 @@ package netboot
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
 
 	"stage1/manifest"
 	"stage1/squashfs"
@@ -42,14 +43,37 @@ func (b *build) linkImages(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	digest := sha256.New()
-	if image.Size, err = layout.WriteTo(digest); err != nil {
+	image.Size = layout.Size()
+	if image.SHA256, image.Pieces, err = digests(ctx, layout, image.Size); err != nil {
 		return fmt.Errorf("link images: %w", err)
 	}
-	image.SHA256 = hex.EncodeToString(digest.Sum(nil))
 	b.images = []storeImage{{Image: image, of: "all store paths", layout: layout}}
 	b.res.Shared = layout.Stats().Shared
 	return nil
+}
+
+// digests returns the SHA-256 of size bytes of r, and of its pieces where it has
+// more than one. Each is read on its own, so that all CPUs have work.
+func digests(ctx context.Context, r io.ReaderAt, size int64) (whole string, pieces []string, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	sum := func(offset, size int64, to *string) {
+		group.Go(func() (err error) {
+			if err = ctx.Err(); err == nil {
+				*to, err = manifest.Sum(r, offset, size, make([]byte, 256<<10))
+			}
+			return err
+		})
+	}
+	sum(0, size, &whole)
+	if size > manifest.PieceSize {
+		pieces = make([]string, (size+manifest.PieceSize-1)/manifest.PieceSize)
+		for i := range pieces {
+			offset := int64(i) * manifest.PieceSize
+			sum(offset, min(manifest.PieceSize, size-offset), &pieces[i])
+		}
+	}
+	return whole, pieces, group.Wait()
 }
 
 // open opens the image's content. Copied to a file, it goes by copy_file_range.

@@ -81,7 +81,7 @@ func checkContent(t *testing.T, s *testStore, dir string) {
 			initrds[file] = &fstest.MapFile{Data: []byte(text)}
 		}
 	}
-	m, err := manifest.Open(initrds)
+	m, err := manifest.Open(initrds, "")
 	if err != nil {
 		t.Fatal(err)
 	}
