@@ -40,3 +40,12 @@ func OpenIn(root, name string, resolve uint64) (*os.File, error) {
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 }
+
+// FS is a directory whose files are opened by [OpenIn].
+type FS struct {
+	Root    string
+	Resolve uint64 // RESOLVE_* flags of openat2(2)
+}
+
+// Open implements [fs.FS].
+func (f FS) Open(name string) (fs.File, error) { return OpenIn(f.Root, name, f.Resolve) }

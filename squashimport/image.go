@@ -10,6 +10,7 @@ import (
 
 	"stage1/manifest"
 	"stage1/mount"
+	"stage1/registration"
 	"stage1/squashfs"
 )
 
@@ -23,15 +24,19 @@ type mounted struct {
 // noXattrs is the start of the xattr table of an image that has none.
 const noXattrs = ^uint64(0)
 
-// openFile opens an image's file, and checks what can be told without a kernel:
-// that it is a squashfs image and whole. It follows no link out of the initrd
-// and enters no other file system.
-func openFile(initrd string, image manifest.Image) (*os.File, *squashfs.Superblock, error) {
-	f, err := mount.OpenIn(initrd, image.File, unix.RESOLVE_NO_XDEV)
+// openImage opens an image's file and checks its superblock, of which the kernel
+// says little when it refuses it.
+func openImage(initrd string, image manifest.Image) (*os.File, *squashfs.Superblock, error) {
+	f, err := openInitrd(initrd, "image", image.File, image.Size)
 	if err != nil {
-		return nil, nil, fmt.Errorf("image: %w (the manifest names it: was the initrd that holds it loaded, and whole?)", err)
+		return nil, nil, err
 	}
-	sb, err := checkFile(f, image)
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("image %s: %w", image.File, err)
+	}
+	sb, err := squashfs.ReadSuperblock(f, info.Size())
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("image %s: %w", image.File, err)
@@ -39,24 +44,10 @@ func openFile(initrd string, image manifest.Image) (*os.File, *squashfs.Superblo
 	return f, sb, nil
 }
 
-func checkFile(f *os.File, image manifest.Image) (*squashfs.Superblock, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is %s, want a regular file", info.Mode())
-	}
-	if image.Size != 0 && info.Size() != image.Size {
-		return nil, fmt.Errorf("it has %d bytes, the manifest says %d: the initrd is not whole, or of another build", info.Size(), image.Size)
-	}
-	return squashfs.ReadSuperblock(f, info.Size())
-}
-
 // mountImage mounts an image at dir, which it makes. The loop device goes with
 // the mount, and the image's file may be deleted.
 func mountImage(initrd string, image manifest.Image, dir string) (*mounted, error) {
-	f, sb, err := openFile(initrd, image)
+	f, sb, err := openImage(initrd, image)
 	if err != nil {
 		return nil, err
 	}
@@ -133,13 +124,27 @@ func (m *mounted) entries() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %s: read its root directory: %w", m.File, err)
 	}
-	if len(names) != m.StorePaths {
-		return nil, fmt.Errorf("image %s: it holds %d store paths, the manifest says %d", m.File, len(names), m.StorePaths)
-	}
-	if m.Entry != "" && names[0] != m.Entry {
-		return nil, fmt.Errorf("image %s: it holds %q, its name says %q", m.File, names[0], m.Entry)
+	if err := checkNames(names, &m.Image); err != nil {
+		return nil, fmt.Errorf("image %s: %w", m.File, err)
 	}
 	return names, nil
+}
+
+// checkNames compares the names in an image's root directory with what the
+// manifest says, and with what can be in a store.
+func checkNames(names []string, image *manifest.Image) error {
+	if len(names) != image.StorePaths {
+		return fmt.Errorf("it holds %d store paths, the manifest says %d", len(names), image.StorePaths)
+	}
+	for _, name := range names {
+		if image.Entry != "" && name != image.Entry {
+			return fmt.Errorf("it holds %q, its name says %q", name, image.Entry)
+		}
+		if err := registration.CheckName(name); err != nil {
+			return fmt.Errorf("it holds what can't be in a store: %w", err)
+		}
+	}
+	return nil
 }
 
 // unmount unmounts the image, which detaches its loop device.

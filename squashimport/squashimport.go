@@ -85,11 +85,17 @@ type Importer struct {
 	trace   trace
 }
 
+// workers is how many workers the option Jobs asks for.
+func workers(jobs int) int {
+	if jobs <= 0 {
+		return runtime.NumCPU()
+	}
+	return jobs
+}
+
 // New returns an importer of the images.
 func New(images []manifest.Image, opt Options) *Importer {
-	if opt.Jobs <= 0 {
-		opt.Jobs = runtime.NumCPU()
-	}
+	opt.Jobs = workers(opt.Jobs)
 	if opt.Warn == nil {
 		opt.Warn = func(string) {}
 	}
