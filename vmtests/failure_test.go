@@ -73,7 +73,7 @@ func (b *bootable) contents(t *testing.T, name string) (dir string) {
 // manifest returns the directory's manifest.
 func (b *bootable) manifest(t *testing.T) *manifest.Manifest {
 	t.Helper()
-	return must[*manifest.Manifest](t)(manifest.Open(os.DirFS(b.contents(t, "manifest"))))
+	return must[*manifest.Manifest](t)(manifest.Open(os.DirFS(b.contents(t, "manifest")), ""))
 }
 
 func write(t *testing.T, path string, data []byte) {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +29,7 @@ type boot struct {
 	report   report
 
 	manifest *manifest.Manifest
+	mode     squashimport.Mode // of the import
 	importer *squashimport.Importer
 	next     *target  // what to execute at the end
 	oldRoot  *os.File // the initrd, after the switch
@@ -70,6 +69,8 @@ func (b *boot) boot() error {
 		{"kernel command line", fatal, b.readCommandLine, ""},
 		{"debug shell", bestEffort, b.startDebugShell, ""},
 		{"manifest", fatal, b.readManifest, ""},
+		{"verify", fatal, b.verify, ""},
+		{"memory", fatal, b.chooseMode, ""},
 		{"kernel modules", fatal, b.loadModules, breakModules},
 		{"root and /nix", fatal, b.mountRoot, breakImport},
 		{"import", fatal, b.importStore, ""},
@@ -176,7 +177,14 @@ func (b *boot) readCommandLine() error {
 }
 
 func (b *boot) readManifest() (err error) {
-	b.manifest, err = manifest.Open(os.DirFS("/"))
+	pin := ""
+	if p := b.opt.manifestSHA256; p != nil {
+		if pin = *p; pin == "" {
+			return errors.New("stage1.manifest_sha256= has no value: leave it out, or give it the SHA-256 of the manifest's file")
+		}
+	}
+	// No link leads out of the initrd, to what nobody has loaded.
+	b.manifest, err = manifest.Open(mount.FS{Root: "/", Resolve: unix.RESOLVE_NO_XDEV}, pin)
 	if err != nil {
 		return err
 	}
@@ -184,6 +192,21 @@ func (b *boot) readManifest() (err error) {
 		b.opt.init = b.manifest.Init
 	}
 	b.log.infof("store paths: %d, images: %d, %.1f MB", b.manifest.StorePaths(), len(b.manifest.Images), mb(b.manifest.Size()))
+	return nil
+}
+
+// verify looks at every file that the manifest names before one is used.
+func (b *boot) verify() error {
+	if b.opt.skipDigests {
+		b.log.warningf("stage1.verify=off: nobody knows that the images are what was built")
+	}
+	start := time.Now()
+	n, err := squashimport.Verify("/", b.manifest, !b.opt.skipDigests, b.opt.jobs)
+	if err != nil {
+		return err
+	}
+	took := time.Since(start)
+	b.log.infof("verified: %.1f MB in %.1f ms, %.0f MB/s", mb(n), milliseconds(took), mb(n)/took.Seconds())
 	return nil
 }
 
@@ -222,7 +245,7 @@ func (b *boot) mountRoot() error {
 	if err != nil {
 		return err
 	}
-	size, inodes := b.nixSize(mem)
+	size, inodes := nixSize(b.manifest, b.opt, mem)
 	for _, m := range []mount.Mount{
 		{Source: "tmpfs", Target: newRoot, Type: "tmpfs", Data: fmt.Sprintf("mode=0755,size=%d", b.opt.rootSize.of(mem.total, mem.total/2))},
 		{Source: "tmpfs", Target: newRoot + "/nix", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: fmt.Sprintf("mode=0755,size=%d,nr_inodes=%d", size, inodes)},
@@ -243,9 +266,9 @@ func (b *boot) importStore() error {
 			Store:   newRoot + manifest.StoreDir,
 			State:   newRoot + "/nix/.store",
 			Scratch: scratch,
-			Mode:    b.opt.store,
+			Mode:    b.mode,
 			Jobs:    b.opt.jobs,
-			MayCopy: b.checkMemory,
+			MayCopy: b.mayCopy,
 			Each: func(p squashimport.Progress) {
 				shown.show(fmt.Sprintf("import: %s", p), p.Elapsed)
 				b.report.sample()
@@ -289,25 +312,29 @@ func importRegistration(initrd string, r *manifest.Registration, root string) (i
 		return 0, err
 	}
 	defer out.Close()
-	digest := sha256.New()
-	compressed := io.TeeReader(in, digest)
-	text, err := registration.Decompress(compressed)
+	text, err := registration.Decompress(in)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", r.File, err)
 	}
 	defer text.Close()
-	n, err := copyRegistration(out, text, root)
+	limit := r.UnpackedSize
+	if limit == 0 {
+		limit = maxSeedRegistration
+	}
+	bounded := &io.LimitedReader{R: text, N: limit + 1}
+	n, err := copyRegistration(out, bounded, root)
+	if bounded.N == 0 {
+		err = fmt.Errorf("it unpacks to more than the %d bytes that it may have", limit)
+	}
 	if err != nil {
 		return n, fmt.Errorf("%s: %w", r.File, err)
 	}
-	if _, err := io.Copy(io.Discard, compressed); err != nil {
-		return n, fmt.Errorf("%s: %w", r.File, err)
-	}
-	if sum := hex.EncodeToString(digest.Sum(nil)); r.SHA256 != "" && sum != r.SHA256 {
-		return n, fmt.Errorf("%s: its SHA-256 is %s, the manifest says %s: it is damaged, or of another build", r.File, sum, r.SHA256)
-	}
 	return n, out.Close()
 }
+
+// maxSeedRegistration is what a registration may unpack to whose manifest does not
+// say, in bytes. One of 100,000 store paths has about 60 MB.
+const maxSeedRegistration = 256 << 20
 
 // copyRegistration copies the plain registration, entry by entry.
 func copyRegistration(out io.Writer, text io.Reader, root string) (n int, err error) {

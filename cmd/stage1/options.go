@@ -25,6 +25,9 @@ type options struct {
 	onFail     action
 	failDelay  time.Duration
 
+	manifestSHA256 *string // what the manifest is pinned to; nil: nothing
+	skipDigests    bool    // do not verify digests of images
+
 	store    squashimport.Mode
 	jobs     int
 	rootSize size
@@ -120,8 +123,20 @@ var flags = []flag{
 		o.failDelay = time.Duration(n) * time.Second
 		return nil
 	}},
-	{"stage1.store=auto|overlay|copy", "how images become the store: mounted below an overlay, or copied; auto mounts, and copies where that can't be", "auto", setStore},
-	{"stage1.jobs=N", "workers that copy the store", "number of CPUs", func(o *options, _, v string) error {
+	{"stage1.manifest_sha256=HEX", "SHA-256 of the manifest's file, which has those of all other files; stage 1 stops on any other manifest", "any manifest", func(o *options, _, v string) error {
+		// What makes no sense is no pin of any manifest, and found out there.
+		o.manifestSHA256 = &v
+		return nil
+	}},
+	{"stage1.verify=on|off", "compare images and registration with the digests in the manifest before they are used", "on", func(o *options, _, v string) error {
+		if v != "on" && v != "off" {
+			return errors.New("want on or off")
+		}
+		o.skipDigests = v == "off"
+		return nil
+	}},
+	{"stage1.store=auto|overlay|copy", "how images become the store: mounted below an overlay, or copied; auto mounts, and copies where that can't be or takes too much RAM", "auto", setStore},
+	{"stage1.jobs=N", "workers that verify and copy the store", "number of CPUs", func(o *options, _, v string) error {
 		n, err := strconv.ParseUint(v, 10, 10)
 		if err != nil || n == 0 {
 			return errors.New("want a number from 1 to 1023")

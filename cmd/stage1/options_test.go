@@ -93,6 +93,11 @@ func TestOptions(t *testing.T) {
 		{"stage1.on_fail_delay=-1", func(o *options) {
 			o.warnings = []string{"stage1.on_fail_delay=-1: want a whole number of seconds: ignored"}
 		}},
+		{"stage1.manifest_sha256=ab stage1.manifest_sha256=cd", func(o *options) { pin := "cd"; o.manifestSHA256 = &pin }},
+		{"stage1.manifest_sha256=", func(o *options) { o.manifestSHA256 = new(string) }},
+		{"stage1.verify=off", func(o *options) { o.skipDigests = true }},
+		{"stage1.verify=off stage1.verify=on", func(*options) {}},
+		{"stage1.verify=no", func(o *options) { o.warnings = []string{"stage1.verify=no: want on or off: ignored"} }},
 		{"stage1.store=copy", func(o *options) { o.store = squashimport.Copy }},
 		{"stage1.store", func(o *options) { o.warnings = []string{"stage1.store: want auto, overlay or copy: ignored"} }},
 		{"stage1.jobs=3", func(o *options) { o.jobs = 3 }},
