@@ -28,7 +28,8 @@ const verifyBuffer = 256 << 10
 //   - they are there, and as long as the manifest says;
 //   - with digests, they have the digests that the manifest says, and there are no
 //     files in [manifest.Dir] that it does not name;
-//   - images are sound and hold store paths: see [squashfs.Check].
+//   - images are sound and hold what a store may: see [squashfs.Check]. Those of
+//     the store have store paths in their root directories.
 //
 // Digests are of SHA-256. They are not computed of files for which the manifest
 // has none, as the seed's, nor without digests. Several CPUs share the work: jobs
@@ -50,8 +51,12 @@ func Verify(initrd string, m *manifest.Manifest, digests bool, jobs int) (int64,
 	if err := joinSome(errs); err != nil {
 		return v.read.Load(), err
 	}
-	errs = make([]error, len(m.Images))
-	v.parallel(len(m.Images), func(i int, _ []byte) { errs[i] = checkImage(v.files[m.Images[i].File], &m.Images[i]) })
+	images := m.Images
+	if m.Root != nil {
+		images = append(slices.Clip(images), *m.Root)
+	}
+	errs = make([]error, len(images))
+	v.parallel(len(images), func(i int, _ []byte) { errs[i] = checkImage(v.files[images[i].File], &images[i]) })
 	return v.read.Load(), joinSome(errs)
 }
 
@@ -81,7 +86,7 @@ func checkImage(f *os.File, image *manifest.Image) error {
 		}
 		return squashfs.Check(squashfs.Input{Name: image.File, R: f, Size: info.Size()})
 	}()
-	if err == nil {
+	if err == nil && image.StorePaths > 0 { // it is not the root image
 		err = checkNames(names, image)
 	}
 	if err != nil {

@@ -42,6 +42,14 @@ func verified(t *testing.T) (initrd string, m *manifest.Manifest) {
 			}
 		}
 	}
+	root := m.Images[0]
+	root.File, root.StorePaths = manifest.Dir+"/root", 0
+	b, err := os.ReadFile(initrd + m.Images[0].File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, initrd+root.File, b)
+	m.Root = &root
 	m.Registration = &manifest.Registration{File: manifest.Dir + "/sub/registration", Size: 5, SHA256: sum([]byte("12345"))}
 	writeFile(t, initrd+m.Registration.File, []byte("12345"))
 	writeFile(t, initrd+manifest.Path, []byte("{}"))
@@ -101,8 +109,13 @@ func TestVerify(t *testing.T) {
 			for i := range m.Images {
 				m.Images[i].SHA256, m.Images[i].Pieces = "", nil
 			}
-			m.Registration = nil
+			m.Registration, m.Root = nil, nil
 		}, nil},
+		{"altered root image", func(t *testing.T, initrd string, m *manifest.Manifest) { flip(t, initrd+m.Root.File, 0) }, []string{"root image " + manifest.Dir + "/root: its SHA-256 is "}},
+		{"no root image", func(t *testing.T, initrd string, m *manifest.Manifest) {
+			m.Root.SHA256 = ""
+			flip(t, initrd+m.Root.File, 0)
+		}, []string{manifest.Dir + "/root: not a squashfs image"}},
 		{"no image, and without digests", func(t *testing.T, initrd string, m *manifest.Manifest) {
 			m.Images[0].SHA256 = ""
 			flip(t, initrd+a, 0)
