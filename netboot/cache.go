@@ -23,7 +23,7 @@ import (
 //	lock            flock(2): shared by builders, exclusive for prune
 //	KEY.json        a cachedImage: what was built for a [imageKey]
 //	SHA256.squashfs the image, named by its digest; its mtime is its last use
-//	tmp-*           files being written
+//	tmp-*           files and directories in use by a build
 //
 // An image is never changed under its name. An entry that is damaged, as after a
 // power cut, does not match its digest and counts as absent: nothing needs to be
@@ -141,6 +141,16 @@ func (c *cache) temp() (string, error) {
 	return f.Name(), f.Close()
 }
 
+// tempDir makes an empty directory in the cache and returns its path without
+// symlinks.
+func (c *cache) tempDir() (string, error) {
+	dir, err := os.MkdirTemp(c.dir, "tmp-")
+	if err != nil {
+		return "", fmt.Errorf("cache: %w", err)
+	}
+	return filepath.EvalSymlinks(dir)
+}
+
 // digest returns a file's size in bytes and its SHA-256 in base 16.
 func digest(file string) (int64, string, error) {
 	f, err := os.Open(file)
@@ -196,7 +206,7 @@ func Prune(ctx context.Context, o PruneOptions) (*PruneResult, error) {
 	for _, d := range list {
 		switch {
 		case strings.HasPrefix(d.Name(), "tmp-"):
-			err = os.Remove(filepath.Join(dir, d.Name()))
+			err = os.RemoveAll(filepath.Join(dir, d.Name()))
 		case strings.HasSuffix(d.Name(), ".squashfs"):
 			var info fs.FileInfo
 			if info, err = d.Info(); err == nil {

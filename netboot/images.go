@@ -103,7 +103,7 @@ func (b *imageBuilder) build(ctx context.Context, key string, e *registration.En
 		return c, err
 	}
 	defer os.Remove(tmp)
-	if err := b.squash.make(ctx, src, tmp, e.NarSize); err != nil {
+	if err := b.squash.make(ctx, []string{src}, tmp, e.NarSize); err != nil {
 		return c, err
 	}
 	if err := checkMade(tmp, path.Base(e.Path)); err != nil {

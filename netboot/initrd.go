@@ -91,9 +91,9 @@ func (in *initrd) addShell(c *cpioWriter) error {
 	return nil
 }
 
-// addTree adds a file or directory and what is in it. The source itself may be a
-// symlink and is followed.
-func addTree(c *cpioWriter, x ExtraFile) error {
+// walk calls add for a file or directory and what is in it, with the place of
+// each. The source itself may be a symlink and is followed.
+func (x ExtraFile) walk(add func(place, file string, d fs.DirEntry) error) error {
 	source, err := filepath.EvalSymlinks(x.Source)
 	if err != nil {
 		return err
@@ -106,7 +106,13 @@ func addTree(c *cpioWriter, x ExtraFile) error {
 		if err != nil {
 			return err
 		}
-		name := path.Join(x.Dest, filepath.ToSlash(rel))
+		return add(path.Join(x.Dest, filepath.ToSlash(rel)), file, d)
+	})
+}
+
+// addTree adds a file or directory and what is in it.
+func addTree(c *cpioWriter, x ExtraFile) error {
+	return x.walk(func(name, file string, d fs.DirEntry) error {
 		switch d.Type() {
 		case 0:
 			info, err := d.Info()

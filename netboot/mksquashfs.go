@@ -112,14 +112,15 @@ func (m *mksquashfs) key(e *registration.Entry) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// make writes the image of what is at src, a store path on this machine, to dst,
-// a file that exists.
-func (m *mksquashfs) make(ctx context.Context, src, dst string, narSize uint64) error {
+// make writes an image of files and directories of this machine, about size bytes
+// in all, to dst. They are in its root directory, by base name.
+func (m *mksquashfs) make(ctx context.Context, sources []string, dst string, size uint64) error {
 	// A small path is not worth starting a thread per CPU; the image does not
 	// depend on their number.
 	const perCPU = 8 << 20
-	cpus := min(runtime.NumCPU(), 1+int(narSize/perCPU))
-	args := append([]string{src, dst, "-noappend", "-exit-on-error", "-no-progress", "-quiet", "-no-recovery", "-processors", strconv.Itoa(cpus)}, m.args...)
+	cpus := min(runtime.NumCPU(), 1+int(size/perCPU))
+	args := append(slices.Clone(sources), dst, "-noappend", "-exit-on-error", "-no-progress", "-quiet", "-no-recovery", "-processors", strconv.Itoa(cpus))
+	args = append(args, m.args...)
 	cmd := exec.CommandContext(ctx, m.program, args...)
 	// It takes precedence over the times given, or conflicts with them.
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SOURCE_DATE_EPOCH=") })

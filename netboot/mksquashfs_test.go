@@ -29,7 +29,7 @@ func TestImages(t *testing.T) {
 		for _, p := range []string{s.tools, s.file, s.link} {
 			dir := t.TempDir()
 			image, out := filepath.Join(dir, "image"), filepath.Join(dir, "out")
-			if err := m.make(t.Context(), s.real(p), image, 0); err != nil {
+			if err := m.make(t.Context(), []string{s.real(p)}, image, 0); err != nil {
 				t.Fatal(err)
 			}
 			list := strings.Split(run(t, "unsquashfs", "-lls", "-UTC", image), "\n")
@@ -83,7 +83,7 @@ func TestImageIsFunctionOfNAR(t *testing.T) {
 			}
 		}
 		image := filepath.Join(t.TempDir(), "image")
-		if err := m.make(t.Context(), dir, image, uint64(i)<<30); err != nil {
+		if err := m.make(t.Context(), []string{dir}, image, uint64(i)<<30); err != nil {
 			t.Fatal(err)
 		}
 		_, sum, err := digest(image)
@@ -113,9 +113,9 @@ func testMksquashfs(t *testing.T) *mksquashfs {
 func TestMksquashfsFails(t *testing.T) {
 	m := testMksquashfs(t)
 	dir := t.TempDir()
-	err := m.make(t.Context(), filepath.Join(dir, "absent"), filepath.Join(dir, "image"), 0)
+	err := m.make(t.Context(), []string{filepath.Join(dir, "absent")}, filepath.Join(dir, "image"), 0)
 	wantError(t, "make of an absent path", err, "mksquashfs", filepath.Join(dir, "absent"), "exit status")
-	err = m.make(t.Context(), dir, filepath.Join(dir, "no", "image"), 0)
+	err = m.make(t.Context(), []string{dir}, filepath.Join(dir, "no", "image"), 0)
 	wantError(t, "make in an absent directory", err, filepath.Join(dir, "no", "image"), "exit status")
 }
 

@@ -2,8 +2,8 @@
 // system whose store is in RAM: kernel, initrds and scripts, from the system's
 // toplevel store path.
 //
-// It does not build the system and does not serve the directory. It runs two
-// programs: nix, to ask for the closure, and mksquashfs. The same input gives the
+// It does not build the system and does not serve the directory. It runs nix, to
+// ask for the closure, nix-store, to make its database, and mksquashfs. The same input gives the
 // same output, bit for bit.
 package netboot
 
@@ -45,6 +45,8 @@ type Options struct {
 
 	Modules    []string    // kernel modules to load before the import
 	ExtraFiles []ExtraFile // to put into the initrd
+	RootFiles  []ExtraFile // to put into the new root
+	NoDatabase bool        // leave the Nix database to the booted system
 	DebugShell bool        // put a busybox into the initrd
 	Busybox    string      // static busybox for it; "" is the one in $PATH
 	Append     string      // at the end of the kernel's command line
@@ -55,10 +57,10 @@ type Options struct {
 	Warn func(string)
 }
 
-// ExtraFile is a file or directory to put into the initrd.
+// ExtraFile is a file or directory to put into the initrd or the new root.
 type ExtraFile struct {
 	Source string // on this machine
-	Dest   string // absolute, in the initrd
+	Dest   string // absolute, in the initrd or the new root
 }
 
 // Progress is how far the images are.
@@ -81,6 +83,7 @@ type Result struct {
 	Shared         int64    `json:"shared"`       // bytes that the linked image has once and its inputs more often
 	NarSize        int64    `json:"narSize"`      // of all store paths, bytes
 	UnpackedSize   int64    `json:"unpackedSize"` // what a copy of the store takes in RAM, bytes
+	RootSize       int64    `json:"rootSize"`     // of the root image, bytes; 0 where there is none
 	Files          []File   `json:"files"`        // in the order in which they are loaded, then the scripts
 	Steps          []Step   `json:"steps"`
 }
@@ -114,6 +117,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		{"closure", b.readClosure},
 		{"images", b.makeImages},
 		{"link", b.linkImages},
+		{"root", b.makeRoot},
 		{"output", b.writeOutput},
 	} {
 		start := time.Now()
@@ -139,11 +143,16 @@ type build struct {
 	cache    *cache                // makeImages, locked until the images are copied
 	images   []storeImage          //
 	opened   []*os.File            // linkImages, images that the linked one is made of
+	scratch  string                // makeRoot, a temporary directory
+	root     *storeImage           // makeRoot, or nil
 }
 
 func (b *build) close() {
 	for _, f := range b.opened {
 		f.Close()
+	}
+	if b.scratch != "" {
+		os.RemoveAll(b.scratch)
 	}
 	if b.cache != nil {
 		b.cache.close()
@@ -186,6 +195,14 @@ func newBuild(ctx context.Context, o Options) (*build, error) {
 	for _, x := range o.ExtraFiles {
 		if !filepath.IsAbs(x.Dest) {
 			return nil, fmt.Errorf("extra file %s: its place in the initrd, %q, is not absolute", x.Source, x.Dest)
+		}
+	}
+	for _, x := range o.RootFiles {
+		if !filepath.IsAbs(x.Dest) {
+			return nil, fmt.Errorf("root file %s: its place in the new root, %q, is not absolute", x.Source, x.Dest)
+		}
+		if err := manifest.CheckRootPath(filepath.Clean(x.Dest)); err != nil {
+			return nil, fmt.Errorf("root file %s: %w", x.Source, err)
 		}
 	}
 	if o.Progress == nil {
@@ -317,6 +334,9 @@ func (b *build) writeOutput(ctx context.Context) error {
 	for _, im := range b.images {
 		m.Images = append(m.Images, im.Image)
 	}
+	if b.root != nil {
+		m.Root = &b.root.Image
+	}
 	b.res.Output, b.res.UnpackedSize = out.dir, m.UnpackedSize()
 	for _, f := range []struct {
 		name  string
@@ -330,7 +350,7 @@ func (b *build) writeOutput(ctx context.Context) error {
 			b.pin(digest)
 			return err
 		}},
-		{storeName, 0o644, func(f *os.File) error { return writeStore(ctx, f, b.images) }},
+		{storeName, 0o644, func(f *os.File) error { return writeStore(ctx, f, b.allImages()) }},
 		{ipxeName, 0o644, func(f *os.File) error { return b.scripts.writeIPXE(f) }},
 		{kexecName, 0o755, func(f *os.File) error { return b.scripts.writeKexec(f) }},
 	} {
@@ -355,7 +375,7 @@ const (
 // checkSizes refuses images that no kernel would unpack.
 func (b *build) checkSizes() error {
 	var total int64
-	for _, im := range b.images {
+	for _, im := range b.allImages() {
 		if im.Size >= maxMember {
 			return fmt.Errorf("image of %s has %d bytes: the kernel drops a file of 4 GiB or more from an initrd: make the system smaller, or compress it harder", im.of, im.Size)
 		}
@@ -368,6 +388,14 @@ func (b *build) checkSizes() error {
 		b.Warn(fmt.Sprintf("the images have %d bytes in all: iPXE on BIOS, and on some UEFI, fails near 2 GiB", total))
 	}
 	return nil
+}
+
+// allImages are the images of the store and, last, the root image.
+func (b *build) allImages() []storeImage {
+	if b.root == nil {
+		return b.images
+	}
+	return append(slices.Clone(b.images), *b.root)
 }
 
 func copyFile(dst *os.File, file string) error {

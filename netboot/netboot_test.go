@@ -169,7 +169,7 @@ func TestBuildLinked(t *testing.T) {
 		images int
 	}{{false, 1}, {true, 5}} {
 		o := s.options()
-		o.NoLink = c.noLink
+		o.NoLink, o.NoDatabase = c.noLink, true
 		if _, err := Build(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}

@@ -108,14 +108,9 @@ func newBuildFlags() *buildFlags {
 		o.Modules = append(o.Modules, s)
 		return nil
 	})
-	f.Func("extra-files", "put file or directory SRC into the initrd at DEST, given as `SRC:DEST`; repeatable", func(s string) error {
-		i := strings.LastIndex(s, ":")
-		if i < 1 || i == len(s)-1 {
-			return errors.New("want SRC:DEST")
-		}
-		o.ExtraFiles = append(o.ExtraFiles, netboot.ExtraFile{Source: s[:i], Dest: s[i+1:]})
-		return nil
-	})
+	f.Var((*extraFiles)(&o.ExtraFiles), "extra-files", "put file or directory SRC into the initrd at DEST, given as `SRC:DEST`; repeatable")
+	f.Var((*extraFiles)(&o.RootFiles), "root-files", "put file or directory SRC into the new root at DEST, given as `SRC:DEST`; repeatable")
+	f.BoolVar(&o.NoDatabase, "no-database", false, "ship no Nix database: the booted system loads it from /nix/registration")
 	f.BoolFunc("debug-shell", "put a static busybox, `FILE` or the one in $PATH, into the initrd as /bin/sh and its other applets", func(s string) error {
 		o.DebugShell = s != "false"
 		if s != "true" && s != "false" {
@@ -173,6 +168,20 @@ func (f *pruneFlags) parse(args []string, stdout io.Writer) error {
 	if len(rest) > 0 {
 		return usageError{fmt.Errorf("prune takes no arguments, got %q", rest)}
 	}
+	return nil
+}
+
+// extraFiles is a list of SRC:DEST, an element each time that it is set.
+type extraFiles []netboot.ExtraFile
+
+func (x *extraFiles) String() string { return "" }
+
+func (x *extraFiles) Set(s string) error {
+	i := strings.LastIndex(s, ":")
+	if i < 1 || i == len(s)-1 {
+		return errors.New("want SRC:DEST")
+	}
+	*x = append(*x, netboot.ExtraFile{Source: s[:i], Dest: s[i+1:]})
 	return nil
 }
 

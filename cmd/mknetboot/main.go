@@ -7,8 +7,9 @@
 //
 // TOPLEVEL is the store path of a system (config.system.build.toplevel), or a
 // symlink to one. The flags are in flags.go, in --help and in docs/mknetboot.md.
-// It runs nix and mksquashfs, and busybox for --debug-shell. It writes the output
-// directory and the cache, or the picture that chart is asked for, nothing else.
+// It runs nix, nix-store and mksquashfs, and busybox for --debug-shell. It writes
+// the output directory and the cache, or the picture that chart is asked for,
+// nothing else.
 //
 // The summary and errors go to standard error, --json to standard output. It
 // exits with 0, with 1 when the build fails, with 2 for wrong usage.

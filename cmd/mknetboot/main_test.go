@@ -157,7 +157,7 @@ func TestSummary(t *testing.T) {
 	var b bytes.Buffer
 	u := newUI(&b, false)
 	u.summary(&netboot.Result{
-		Output: "/srv/netboot", StorePaths: 3, Cached: 2, Built: 1, Shared: 2 << 10, UnpackedSize: 5 << 30,
+		Output: "/srv/netboot", StorePaths: 3, Cached: 2, Built: 1, Shared: 2 << 10, RootSize: 1 << 10, UnpackedSize: 5 << 30,
 		Files: []netboot.File{{Name: "initrd", Size: 3 << 20}}, Steps: []netboot.Step{{Name: "closure", Seconds: 0.126}},
 	})
 	const want = `/srv/netboot
@@ -166,6 +166,7 @@ func TestSummary(t *testing.T) {
   images from the cache               2
   images built                        1
   shared by linking             2.0 KiB
+  root image                    1.0 KiB
   store, unpacked              5.00 GiB
   closure                        0.13 s
 `

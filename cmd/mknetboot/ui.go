@@ -85,6 +85,7 @@ func (u *ui) summary(res *netboot.Result) {
 	row("images from the cache", strconv.Itoa(res.Cached))
 	row("images built", strconv.Itoa(res.Built))
 	row("shared by linking", bytesText(res.Shared))
+	row("root image", bytesText(res.RootSize))
 	row("store, unpacked", bytesText(res.UnpackedSize))
 	for _, s := range res.Steps {
 		row(s.Name, fmt.Sprintf("%.2f s", s.Seconds))

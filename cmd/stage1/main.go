@@ -12,7 +12,8 @@
 // It leaves
 //   - /proc, /sys, /dev, /dev/pts, /dev/shm, /run and /run/keys mounted as NixOS
 //     mounts them;
-//   - a tmpfs on / and one on /nix, with /nix/store and /nix/registration;
+//   - a tmpfs on / and one on /nix, with /nix/store and /nix/registration, and
+//     the files of the root image, where the manifest names one;
 //   - /run/stage1/boot.json, what took how long;
 //   - /run/systemd/system/nix.mount.d and nix-store.mount.d, so that shutdown does
 //     not try to unmount what it runs from;
