@@ -32,6 +32,7 @@ type boot struct {
 	mode     squashimport.Mode // of the import
 	importer *squashimport.Importer
 	next     *target  // what to execute at the end
+	moved    int      // special file systems that are in the new root
 	oldRoot  *os.File // the initrd, after the switch
 }
 
@@ -396,7 +397,9 @@ func (b *boot) prepareShutdown() error {
 func (b *boot) switchRoot() error {
 	b.children.killAll()
 	b.log.restoreKmsg()
-	for _, dir := range mount.SpecialRoots() {
+	// Where the step is tried again, some are moved already.
+	for roots := mount.SpecialRoots(); b.moved < len(roots); b.moved++ {
+		dir := roots[b.moved]
 		if err := mount.Move(dir, newRoot+dir); err != nil {
 			return err
 		}
