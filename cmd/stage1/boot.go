@@ -207,6 +207,7 @@ func (b *boot) verify() error {
 		return err
 	}
 	took := time.Since(start)
+	b.report.bytes = n
 	b.log.infof("verified: %.1f MB in %.1f ms, %.0f MB/s", mb(n), milliseconds(took), mb(n)/took.Seconds())
 	return nil
 }
