@@ -2,8 +2,10 @@ package mount
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -49,3 +51,21 @@ type FS struct {
 
 // Open implements [fs.FS].
 func (f FS) Open(name string) (fs.File, error) { return OpenIn(f.Root, name, f.Resolve) }
+
+// ResolveIn returns the path, in the directory root as the root directory, of the
+// file that [OpenIn] opens: one without symlinks.
+func ResolveIn(root, name string) (string, error) {
+	f, err := OpenIn(root, name, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if root, err = filepath.EvalSymlinks(root); err != nil {
+		return "", err
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join("/", strings.TrimPrefix(path, root)), nil
+}
