@@ -65,21 +65,36 @@ func Read(open Open, dir string) (*Spec, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := spec.decode(f); err != nil {
+	data, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
+	if err == nil && len(data) > maxSpec {
+		err = fmt.Errorf("larger than %d bytes", maxSpec)
+	}
+	if err == nil {
+		spec, err = parse(data)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return spec, nil
 }
 
-func (s *Spec) decode(r io.Reader) error {
-	data, err := io.ReadAll(io.LimitReader(r, maxSpec+1))
-	if err != nil {
-		return err
+// parse reads a boot.json. Where it has version 1, that names a kernel and an
+// init.
+func parse(data []byte) (*Spec, error) {
+	spec := &Spec{}
+	if err := json.Unmarshal(data, spec); err != nil {
+		return nil, err
 	}
-	if len(data) > maxSpec {
-		return fmt.Errorf("larger than %d bytes", maxSpec)
+	v := spec.V1
+	if v == nil {
+		return spec, nil
 	}
-	return json.Unmarshal(data, s)
+	for _, f := range []struct{ name, file string }{{"kernel", v.Kernel}, {"init", v.Init}} {
+		if !path.IsAbs(f.file) {
+			return nil, fmt.Errorf("org.nixos.bootspec.v1: %s is %q, not an absolute path", f.name, f.file)
+		}
+	}
+	return spec, nil
 }
 
 // Stage2 is what starts a system, and what has to be done for it before.

@@ -1,11 +1,8 @@
 package bootspec
 
 import (
-	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 )
@@ -98,20 +95,40 @@ func TestRead(t *testing.T) {
 	}
 }
 
-func FuzzDecode(f *testing.F) {
-	f.Add("{" + v1 + "," + layered + "}")
-	f.Add(`{"org.nixos.nixos-init.v1": null}`)
-	f.Fuzz(func(t *testing.T, text string) {
-		var first, second Spec
-		if first.decode(strings.NewReader(text)) != nil {
-			return
+// nixosBootspec is like what NixOS writes (nixos/modules/system/activation/bootspec.nix).
+const nixosBootspec = `{"org.nixos.bootspec.v1":{"init":"/nix/store/0c2xpmvf-nixos-system-x/init",
+"initrd":"/nix/store/1c2xpmvf-initrd/initrd","initrdSecrets":"/nix/store/2c2xpmvf-append-initrd-secrets/bin/append-initrd-secrets",
+"kernel":"/nix/store/3c2xpmvf-linux-6.12.8/bzImage","kernelParams":["loglevel=4","dyndbg=\"file a.c +p\""],
+"label":"NixOS 25.05 (Linux 6.12.8)","system":"x86_64-linux","toplevel":"/nix/store/0c2xpmvf-nixos-system-x"},
+"org.nixos.specialisation.v1":{}}`
+
+func TestParse(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{`{"org.nixos.bootspec.v1":{"kernel":"/k"}}`, `init is ""`},
+		{`{"org.nixos.bootspec.v1":{"init":"/i","kernel":"k"}}`, `kernel is "k"`},
+		{`{"org.nixos.bootspec.v1":[]}`, "cannot unmarshal array"},
+		{``, "unexpected end"},
+	} {
+		_, err := parse([]byte(test.text))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("parse of %s: %v, want an error with %q", test.text, err, test.want)
 		}
-		again, err := json.Marshal(first)
-		if err != nil {
-			t.Fatal(err)
+	}
+	for _, text := range []string{nixosBootspec, `{"org.nixos.bootspec.v2":{}}`, `{"org.nixos.bootspec.v1":null}`} {
+		if _, err := parse([]byte(text)); err != nil {
+			t.Errorf("parse of %s: %v", text, err)
 		}
-		if err := second.decode(bytes.NewReader(again)); err != nil || !reflect.DeepEqual(first, second) {
-			t.Errorf("decode(%q) = %+v, written and decoded again %+v, %v", text, first, second, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(nixosBootspec))
+	f.Add([]byte("{" + v1 + "," + layered + "}"))
+	f.Add([]byte(`{"org.nixos.bootspec.v1":{"init":"/i","kernel":"/k","kernelParams":null}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		spec, err := parse(data)
+		if err == nil && spec.V1 != nil && (spec.V1.Init == "" || spec.V1.Kernel == "") {
+			t.Errorf("parse(%q) = %+v, want a kernel and an init", data, spec.V1)
 		}
 	})
 }

@@ -55,6 +55,15 @@ func (s store) resolve(p string) (string, error) {
 	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
+// open opens p as resolve finds it.
+func (s store) open(p string) (*os.File, error) {
+	name, err := s.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(name)
+}
+
 // path returns the store path that name is, or is a symlink to: a "result" of
 // nix-build, a profile, /run/current-system.
 func (s store) path(name string) (string, error) {

@@ -235,6 +235,12 @@ func (b *build) readToplevel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if b.toplevel.etcOverlay {
+		b.Modules = append(slices.Clone(b.Modules), "erofs")
+		if err := checkEtcKernel(version); err != nil {
+			return fmt.Errorf("toplevel %s: %w", p, err)
+		}
+	}
 	tree, err := readModuleTree(dir)
 	if err != nil {
 		return err

@@ -1,17 +1,17 @@
 package netboot
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"stage1/bootspec"
 )
 
 // toplevel is what a NixOS system says of how to boot it.
@@ -24,17 +24,7 @@ type toplevel struct {
 	kernelInfo kernelInfo
 	initrd     string // NixOS's own initrd on this machine, or empty
 	modules    string // directory on this machine: lib/modules, or empty
-}
-
-// bootspec is the part we need of NixOS RFC 125's boot.json.
-type bootspec struct {
-	V1 *struct {
-		Init         string   `json:"init"`
-		Initrd       string   `json:"initrd"`
-		Kernel       string   `json:"kernel"`
-		KernelParams []string `json:"kernelParams"`
-	} `json:"org.nixos.bootspec.v1"`
-	NixosInit json.RawMessage `json:"org.nixos.nixos-init.v1"`
+	etcOverlay bool   // /etc is made of layers, which stage 1 mounts
 }
 
 // readToplevel reads a system's boot.json or, where there is none or none of
@@ -45,9 +35,9 @@ func readToplevel(s store, p string) (*toplevel, error) {
 	}
 	t := &toplevel{path: p, init: p + "/init"}
 	kernel, initrd := p+"/kernel", p+"/initrd"
-	spec, err := readBootspec(s, p)
+	spec, err := bootspec.Read(s.open, p)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("toplevel %s: %w", p, err)
 	}
 	if v := spec.V1; v != nil {
 		t.init, kernel, initrd = v.Init, v.Kernel, v.Initrd
@@ -74,60 +64,35 @@ func readToplevel(s store, p string) (*toplevel, error) {
 	if t.modules, err = s.resolve(p + "/kernel-modules/lib/modules"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("kernel modules of toplevel %s: %w", p, err)
 	}
-	return t, checkInit(s, t, spec)
-}
-
-func readBootspec(s store, p string) (*bootspec, error) {
-	spec := &bootspec{}
-	data, err := os.ReadFile(s.real(p + "/boot.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return spec, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if spec, err = parseBootspec(data); err != nil {
-		return nil, fmt.Errorf("%s/boot.json: %w", p, err)
-	}
-	return spec, nil
-}
-
-// parseBootspec reads a boot.json. Where it has version 1, that names a kernel
-// and an init.
-func parseBootspec(data []byte) (*bootspec, error) {
-	spec := &bootspec{}
-	if err := json.Unmarshal(data, spec); err != nil {
-		return nil, err
-	}
-	v := spec.V1
-	if v == nil {
-		return spec, nil
-	}
-	for _, f := range []struct{ name, file string }{{"kernel", v.Kernel}, {"init", v.Init}} {
-		if !path.IsAbs(f.file) {
-			return nil, fmt.Errorf("org.nixos.bootspec.v1: %s is %q, not an absolute path", f.name, f.file)
-		}
-	}
-	return spec, nil
+	return t, checkInit(s, t)
 }
 
 // checkInit refuses a toplevel that stage 1 cannot start.
-func checkInit(s store, t *toplevel, spec *bootspec) error {
-	if _, err := s.resolve(t.path + "/prepare-root"); err == nil {
-		return nil // made for a systemd initrd: stage 1 runs prepare-root
+func checkInit(s store, t *toplevel) error {
+	stage2, err := bootspec.FindStage2(s.open, t.init)
+	if err != nil {
+		return fmt.Errorf("toplevel %s: %w", t.path, err)
 	}
-	if spec.NixosInit != nil {
-		return fmt.Errorf("toplevel %s is activated by nixos-init (boot.json has org.nixos.nixos-init.v1, and there is no prepare-root), which stage 1 cannot do: set system.nixos-init.enable = false", t.path)
-	}
-	init, err := s.resolve(t.init)
+	program, err := s.resolve(stage2.Program)
 	if err != nil {
 		return fmt.Errorf("toplevel %s: init: %w", t.path, err)
 	}
-	if filepath.Base(init) == "systemd" {
-		return fmt.Errorf("toplevel %s: its init is systemd itself (%s) and there is no prepare-root: nothing would activate the system", t.path, init)
+	if err := unix.Access(program, unix.X_OK); err != nil {
+		return fmt.Errorf("toplevel %s: %s is not executable: %w", t.path, stage2.Program, err)
 	}
-	if err := unix.Access(init, unix.X_OK); err != nil {
-		return fmt.Errorf("toplevel %s: init %s is not executable: %w", t.path, init, err)
+	t.etcOverlay = stage2.Etc != nil
+	return nil
+}
+
+// checkEtcKernel refuses a kernel that cannot mount an /etc of layers: overlayfs
+// takes a layer of data only since Linux 6.5.
+func checkEtcKernel(version string) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("kernel version %q: %w", version, err)
+	}
+	if major < 6 || major == 6 && minor < 5 {
+		return fmt.Errorf("its /etc is an overlay (system.etc.overlay.enable), which needs Linux 6.5 or later; its kernel is %s", version)
 	}
 	return nil
 }

@@ -76,17 +76,20 @@ func TestToplevelFlavours(t *testing.T) {
 	}
 	check("a scripted toplevel")
 	s.write(s.toplevel+"/init", "#!/bin/sh\n", 0o444)
-	check("an init that is not executable", init, "not executable")
+	check("an init that is not executable", s.toplevel+"/init", "not executable")
 	remove(init)
 	check("no init", init, "no such file")
 	s.symlink(s.toplevel+"/init", "/nowhere")
 	check("a dangling init", init, "no such file")
 	remove(init)
+	s.write(s.toplevel+"/init", elfStub, 0o555)
 	s.write(s.tools+"/lib/systemd/systemd", elfStub, 0o555)
-	s.symlink(s.toplevel+"/init", s.tools+"/lib/systemd/systemd")
+	s.symlink(s.toplevel+"/systemd", s.tools)
 	check("systemd alone", "systemd itself", "prepare-root")
 	s.writeBootspec(map[string]any{"org.nixos.nixos-init.v1": map[string]any{}})
-	check("nixos-init", "nixos-init", "boot.json")
+	check("nixos-init without an /etc", "nixos-init", "boot.json")
+	s.writeBootspec(map[string]any{"org.nixos.nixos-init.v1": map[string]any{"etc_metadata_image": s.file, "etc_basedir": s.tools}})
+	check("nixos-init")
 	s.write(s.toplevel+"/prepare-root", "#!/bin/sh\n", 0o555)
 	check("a toplevel for a systemd initrd")
 	s.write(s.toplevel+"/boot.json", "{", 0o444)
@@ -96,38 +99,10 @@ func TestToplevelFlavours(t *testing.T) {
 	check("no kernel", "no kernel")
 }
 
-// nixosBootspec is like what NixOS writes (nixos/modules/system/activation/bootspec.nix).
-const nixosBootspec = `{"org.nixos.bootspec.v1":{"init":"/nix/store/0c2xpmvf-nixos-system-x/init",
-"initrd":"/nix/store/1c2xpmvf-initrd/initrd","initrdSecrets":"/nix/store/2c2xpmvf-append-initrd-secrets/bin/append-initrd-secrets",
-"kernel":"/nix/store/3c2xpmvf-linux-6.12.8/bzImage","kernelParams":["loglevel=4","dyndbg=\"file a.c +p\""],
-"label":"NixOS 25.05 (Linux 6.12.8)","system":"x86_64-linux","toplevel":"/nix/store/0c2xpmvf-nixos-system-x"},
-"org.nixos.specialisation.v1":{}}`
-
-func TestParseBootspec(t *testing.T) {
-	for _, test := range []struct{ text, want string }{
-		{`{"org.nixos.bootspec.v1":{"kernel":"/k"}}`, `init is ""`},
-		{`{"org.nixos.bootspec.v1":{"init":"/i","kernel":"k"}}`, `kernel is "k"`},
-		{`{"org.nixos.bootspec.v1":[]}`, "cannot unmarshal array"},
-		{``, "unexpected end"},
-	} {
-		_, err := parseBootspec([]byte(test.text))
-		wantError(t, "parseBootspec of "+test.text, err, test.want)
-	}
-	for _, text := range []string{nixosBootspec, `{"org.nixos.bootspec.v2":{}}`, `{"org.nixos.bootspec.v1":null}`} {
-		if _, err := parseBootspec([]byte(text)); err != nil {
-			t.Errorf("parseBootspec of %s: %v", text, err)
+func TestCheckEtcKernel(t *testing.T) {
+	for version, ok := range map[string]bool{"6.5": true, "6.12.95+deb12-amd64": true, "7.0.1": true, "6.4.16": false, "5.15.0": false, "x": false} {
+		if err := checkEtcKernel(version); (err == nil) != ok {
+			t.Errorf("checkEtcKernel(%q) = %v, want ok %v", version, err, ok)
 		}
 	}
-}
-
-func FuzzBootspec(f *testing.F) {
-	f.Add([]byte(nixosBootspec))
-	f.Add([]byte(`{"org.nixos.nixos-init.v1":{"firmware":"/f"}}`))
-	f.Add([]byte(`{"org.nixos.bootspec.v1":{"init":"/i","kernel":"/k","kernelParams":null}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		spec, err := parseBootspec(data)
-		if err == nil && spec.V1 != nil && (spec.V1.Init == "" || spec.V1.Kernel == "") {
-			t.Errorf("parseBootspec(%q) = %+v, want a kernel and an init", data, spec.V1)
-		}
-	})
 }

@@ -78,6 +78,7 @@ func (b *boot) boot() error {
 		{"registration", fatal, b.importRegistration, ""},
 		{"root files", fatal, b.copyRoot, ""},
 		{"init", fatal, b.findInit, breakMounts},
+		{"activation", fatal, b.activate, ""},
 		{"shutdown", bestEffort, b.prepareShutdown, ""},
 		{"summary", bestEffort, b.writeReport, ""},
 		{"switch root", fatal, b.switchRoot, breakSwitchRoot},

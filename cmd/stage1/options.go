@@ -33,6 +33,8 @@ type options struct {
 	rootSize size
 	nixSize  size
 
+	etcReadOnly bool // where /etc is made of layers
+
 	moduleParams map[string]string // "NAME=VALUE …" by module
 	warnings     []string          // about the command line itself
 }
@@ -151,6 +153,13 @@ var flags = []flag{
 	{"stage1.nix_size=SIZE", "size of the tmpfs on /nix, likewise", "50%, or more if the store needs it", func(o *options, _, v string) (err error) {
 		o.nixSize, err = parseSize(v)
 		return err
+	}},
+	{"stage1.etc=rw|ro", "whether an /etc of layers (system.etc.overlay.enable) can be written; ro for system.etc.overlay.mutable = false, which a toplevel does not tell", "rw", func(o *options, _, v string) error {
+		if v != "rw" && v != "ro" {
+			return errors.New("want rw or ro")
+		}
+		o.etcReadOnly = v == "ro"
+		return nil
 	}},
 	{"MODULE.PARAMETER=VALUE", "parameter of a kernel module that stage 1 loads", "none", nil},
 }

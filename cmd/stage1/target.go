@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"debug/elf"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,23 +16,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stage1/bootspec"
 	"stage1/manifest"
 	"stage1/mount"
 )
 
 // target is the program that stage 1 becomes at last.
 type target struct {
-	path string // in the new root
-	argv []string
+	path   string // in the new root
+	argv   []string
+	stage2 *bootspec.Stage2
 }
 
-// nixosInit is the key in boot.json by which a toplevel says that it is started
-// by nixos-init and has no stage 2 script: nixpkgs pkgs/by-name/ni/nixos-init.
-const nixosInit = "org.nixos.nixos-init.v1"
-
-// findTarget finds what to execute for init=, in the new root: the toplevel's
-// prepare-root, where it has one, since its init is then systemd itself and
-// prepare-root is the stage 2 that activates the system first; else init.
+// findTarget finds what to execute for init=, in the new root: the stage 2 of the
+// toplevel that it is in.
 func findTarget(root, init string) (*target, error) {
 	if init == "" {
 		return nil, fmt.Errorf("neither the command line (init=) nor the manifest names an init%s", toplevelsHint(root))
@@ -41,20 +37,15 @@ func findTarget(root, init string) (*target, error) {
 	if !path.IsAbs(init) {
 		return nil, fmt.Errorf("init=%s is not an absolute path%s", init, toplevelsHint(root))
 	}
-	prog := path.Clean(init)
-	if path.Base(prog) == "init" {
-		stage2 := path.Join(path.Dir(prog), "prepare-root")
-		if f, err := openIn(root, stage2); err == nil {
-			f.Close()
-			prog = stage2
-		} else if usesNixosInit(root, path.Dir(prog)) {
-			return nil, fmt.Errorf("init=%s: the toplevel is started by nixos-init (boot.json has %s and there is no prepare-root): stage1 can't activate it; build it with system.nixos-init.enable = false", init, nixosInit)
-		}
+	open := func(name string) (*os.File, error) { return openIn(root, name) }
+	stage2, err := bootspec.FindStage2(open, path.Clean(init))
+	if err != nil {
+		return nil, fmt.Errorf("init=%s: %w", init, err)
 	}
-	if err := checkExecutable(root, prog, 0); err != nil {
+	if err := checkExecutable(root, stage2.Program, 0); err != nil {
 		return nil, fmt.Errorf("init=%s: %w%s", init, err, toplevelsHint(root))
 	}
-	return &target{prog, []string{prog}}, nil
+	return &target{stage2.Program, []string{stage2.Program}, stage2}, nil
 }
 
 // openIn opens a file in root as it will be found after the switch.
@@ -151,18 +142,6 @@ func interpreterOf(f *os.File) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// usesNixosInit says whether a toplevel's boot.json has what nixos-init reads.
-func usesNixosInit(root, toplevel string) bool {
-	f, err := openIn(root, path.Join(toplevel, "boot.json"))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	var doc map[string]json.RawMessage
-	err = json.NewDecoder(io.LimitReader(f, 1<<20)).Decode(&doc)
-	return err == nil && doc[nixosInit] != nil
 }
 
 // toplevelsHint lists the toplevels in the store, for a message.

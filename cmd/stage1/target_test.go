@@ -47,6 +47,7 @@ func self(t *testing.T) string {
 func TestFindTarget(t *testing.T) {
 	program := self(t)
 	interpreter := "/nix/store/11111111111111111111111111111111-bash/bin/sh"
+	systemd := "/nix/store/22222222222222222222222222222222-systemd"
 	script := "#!" + interpreter + " -e\n"
 	// e_machine, at byte 18: 0xf3, RISC-V.
 	foreign := program[:18] + "\xf3\x00" + program[20:]
@@ -61,8 +62,11 @@ func TestFindTarget(t *testing.T) {
 		{"another program of the toplevel", toplevel + "/other", map[string]string{"other": script, "prepare-root": script}, toplevel + "/other"},
 		{"a symlink, absolute", toplevel + "/init", map[string]string{"init": "->" + interpreter}, toplevel + "/init"},
 		{"a symlink that would leave the root", toplevel + "/init", map[string]string{"init": "->../../../../../../.." + interpreter}, toplevel + "/init"},
-		{"nixos-init", toplevel + "/init", map[string]string{"init": "->" + interpreter, "boot.json": `{"org.nixos.bootspec.v1": {}, "org.nixos.nixos-init.v1": {}}`}, "!started by nixos-init"},
-		{"bootspec of a scripted one", toplevel + "/init", map[string]string{"init": script, "boot.json": `{"org.nixos.bootspec.v1": {}}`}, toplevel + "/init"},
+		{"nixos-init", toplevel + "/init", map[string]string{"init": program, "systemd": "->" + systemd, "boot.json": `{"org.nixos.nixos-init.v1": {"etc_metadata_image": "/i", "etc_basedir": "/b"}}`}, toplevel + "/init"},
+		{"nixos-init without its /etc", toplevel + "/init", map[string]string{"init": program, "systemd": "->" + systemd, "boot.json": `{"org.nixos.nixos-init.v1": {}}`}, "!the system would have no /etc"},
+		{"nobody to activate", toplevel + "/init", map[string]string{"init": "->systemd/lib/systemd/systemd", "systemd": "->" + systemd}, "!nothing would activate the system"},
+		{"bootspec of a scripted one", toplevel + "/init", map[string]string{"init": script, "boot.json": `{"org.nixos.bootspec.v1": {}, "org.nixos.nixos-init.v1": {}}`}, toplevel + "/init"},
+		{"a specialisation", toplevel + "/specialisation/x/init", map[string]string{"specialisation/x": "->" + toplevel, "init": script, "prepare-root": script}, toplevel + "/specialisation/x/prepare-root"},
 		{"none given", "", map[string]string{"init": script, "kernel": ""}, "!neither the command line (init=) nor the manifest"},
 		{"relative", "init", map[string]string{"init": script}, "!not an absolute path"},
 		{"absent", toplevel + "/init", nil, "!" + toplevel + "/init does not exist"},
@@ -79,7 +83,7 @@ func TestFindTarget(t *testing.T) {
 		{"a damaged program", toplevel + "/init", map[string]string{"init": program[:30]}, "!" + toplevel + "/init: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			files := map[string]string{interpreter: program}
+			files := map[string]string{interpreter: program, systemd + "/lib/systemd/systemd": program}
 			// What the test's own program needs to run, if it is dynamic.
 			if ld, err := filepath.Glob("/lib64/ld-linux*"); err == nil {
 				for _, f := range ld {
