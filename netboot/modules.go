@@ -26,6 +26,7 @@ type moduleTree struct {
 	modules map[string]module   // modules.dep, by name
 	builtin []byte              // modules.builtin
 	soft    map[string][]string // modules.softdep: the names to load before, by name
+	alias   map[string]string   // modules.alias: a module's name, by another of its names
 }
 
 // module is a line of modules.dep(5). Files are relative to the tree.
@@ -35,8 +36,8 @@ type module struct {
 }
 
 func readModuleTree(dir string) (*moduleTree, error) {
-	var text [3][]byte
-	for i, name := range []string{"modules.dep", "modules.builtin", "modules.softdep"} {
+	var text [4][]byte
+	for i, name := range []string{"modules.dep", "modules.builtin", "modules.softdep", "modules.alias"} {
 		var err error
 		text[i], err = os.ReadFile(filepath.Join(dir, name))
 		// A kernel may have all, or nothing, built in.
@@ -48,7 +49,7 @@ func readModuleTree(dir string) (*moduleTree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s/modules.dep: %w", dir, err)
 	}
-	return &moduleTree{dir, modules, text[1], parseSoftdep(text[2])}, nil
+	return &moduleTree{dir, modules, text[1], parseSoftdep(text[2]), parseAlias(text[3])}, nil
 }
 
 // parseModulesDep reads lines "FILE: FILE FILE …".
@@ -95,6 +96,23 @@ func parseSoftdep(text []byte) map[string][]string {
 	return soft
 }
 
+// parseAlias reads lines "alias NAME MODULE" (modprobe.d(5)). Of the modules that
+// share a name it keeps the generic one, which every CPU can run, or the first.
+func parseAlias(text []byte) map[string]string {
+	alias := make(map[string]string)
+	for _, line := range strings.Split(string(text), "\n") {
+		words := strings.Fields(line)
+		if len(words) != 3 || words[0] != "alias" || strings.ContainsAny(words[1], "*?[") {
+			continue
+		}
+		name, module := strings.ReplaceAll(words[1], "-", "_"), moduleName(words[2])
+		if alias[name] == "" || strings.HasSuffix(module, "_generic") {
+			alias[name] = module
+		}
+	}
+	return alias
+}
+
 // moduleName is the name by which the kernel knows the module in file.
 func moduleName(file string) string {
 	base, _, _ := strings.Cut(path.Base(file), ".")
@@ -137,20 +155,28 @@ func (t *moduleTree) closure(names []string) ([]module, error) {
 }
 
 // add puts m and all that it needs into found. Stage 1 knows hard dependencies
-// only, so soft ones become such: those behind them in deps are loaded before.
+// only, so soft ones, also those of what m depends on, become such: those behind
+// them in deps are loaded before.
 func (t *moduleTree) add(found map[string]module, m module) error {
 	if _, ok := found[m.file]; ok {
 		return nil
 	}
 	found[m.file] = m
-	m.deps = slices.Clone(m.deps)
-	for _, name := range t.soft[moduleName(m.file)] {
-		// Other names are built in, aliases, or not there, which a soft
-		// dependency allows.
-		if s, ok := t.modules[name]; ok && !slices.Contains(m.deps, s.file) && s.file != m.file {
-			m.deps = append(append(m.deps, s.file), s.deps...)
+	files := append([]string{m.file}, m.deps...)
+	for i := 0; i < len(files); i++ { // grows meanwhile
+		for _, name := range t.soft[moduleName(files[i])] {
+			s, ok := t.modules[name]
+			if !ok {
+				s, ok = t.modules[t.alias[name]]
+			}
+			// Other names are built in, or not there, which a soft dependency
+			// allows.
+			if ok && !slices.Contains(files, s.file) {
+				files = append(append(files, s.file), s.deps...)
+			}
 		}
 	}
+	m.deps = files[1:]
 	for _, file := range m.deps {
 		d, ok := t.modules[moduleName(file)]
 		if !ok {

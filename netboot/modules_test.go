@@ -29,10 +29,11 @@ func TestModulesClosure(t *testing.T) {
 	}
 	want := []module{
 		{"kernel/loop.ko.xz", nil},
-		{"kernel/mii.ko", nil},
+		{"kernel/mii.ko", []string{"kernel/sum-generic.ko"}},
 		{"kernel/nic-soft.ko", nil},
-		{"kernel/nic.ko", []string{"kernel/mii.ko", "kernel/nic-soft.ko"}},
+		{"kernel/nic.ko", []string{"kernel/mii.ko", "kernel/nic-soft.ko", "kernel/sum-generic.ko"}},
 		{"kernel/squashfs.ko.zst", []string{"kernel/xz-dec.ko.gz"}},
+		{"kernel/sum-generic.ko", nil},
 		{"kernel/xz-dec.ko.gz", nil},
 	}
 	if len(got) != len(want) {
@@ -128,14 +129,14 @@ func TestModulesDepRefuses(t *testing.T) {
 }
 
 func FuzzModulesDep(f *testing.F) {
-	f.Add([]byte("kernel/a.ko.xz: kernel/b.ko\nkernel/b.ko:\n"), []byte("softdep a pre: b c post: d\n"))
+	f.Add([]byte("kernel/a.ko.xz: kernel/b.ko\nkernel/b.ko:\n"), []byte("softdep a pre: b c post: d\nalias c b\n"))
 	f.Add([]byte("a.ko: a.ko b.ko\nb.ko: a.ko\n"), []byte("softdep a pre: a b\nsoftdep b pre: a\n"))
 	f.Fuzz(func(t *testing.T, dep, soft []byte) {
 		modules, err := parseModulesDep(dep)
 		if err != nil {
 			return
 		}
-		tree := &moduleTree{modules: modules, builtin: dep, soft: parseSoftdep(soft)}
+		tree := &moduleTree{modules: modules, builtin: dep, soft: parseSoftdep(soft), alias: parseAlias(soft)}
 		for name := range modules {
 			list, err := tree.closure([]string{name})
 			if err == nil && len(list) == 0 {

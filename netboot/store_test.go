@@ -105,16 +105,19 @@ func (s *testStore) writeKernel(version string) {
 	s.write(s.kernel+"/bzImage", testKernel(version), 0o444)
 	dir := s.kernel + "/lib/modules/" + version
 	s.write(dir+"/modules.builtin", "kernel/fs/overlayfs/overlay.ko\n", 0o444)
-	s.write(dir+"/modules.softdep", "softdep nic pre: nic-soft nowhere post: other\n", 0o444)
+	s.write(dir+"/modules.softdep", "softdep nic pre: nic-soft nowhere post: other\nsoftdep mii pre: crypto-sum\n", 0o444)
+	s.write(dir+"/modules.alias", "alias crypto-sum sum_fast\nalias crypto-sum sum-generic\nalias crypto-* other\nalias crypto-sum sum_last\n", 0o444)
 	s.write(dir+"/modules.dep", `kernel/loop.ko.xz:
 kernel/squashfs.ko.zst: kernel/xz-dec.ko.gz
 kernel/xz-dec.ko.gz:
 kernel/nic.ko: kernel/mii.ko
 kernel/mii.ko:
 kernel/nic-soft.ko:
+kernel/sum-fast.ko:
+kernel/sum-generic.ko:
 kernel/other.ko:
 `, 0o444)
-	for _, name := range []string{"loop", "squashfs", "xz-dec", "nic", "mii", "nic-soft", "other"} {
+	for _, name := range []string{"loop", "squashfs", "xz-dec", "nic", "mii", "nic-soft", "sum-fast", "sum-generic", "other"} {
 		s.write(dir+"/kernel/"+name+".ko", elfStub, 0o444)
 	}
 	for name, args := range map[string][]string{"loop": {"xz", "--check=crc32"}, "squashfs": {"zstd", "-q", "--rm"}, "xz-dec": {"gzip"}} {
