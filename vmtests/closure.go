@@ -42,15 +42,36 @@ func (c *Cache) Debian(ctx context.Context, k *Kernel) (*Closure, error) {
 // Tiny returns a system of a dozen small store paths of every kind. Its init
 // records what it finds as [stage1/vmtests/facts] and powers off.
 func (c *Cache) Tiny(ctx context.Context, k *Kernel) (*Closure, error) {
-	downloads, err := c.downloads(ctx)
+	busybox, err := c.busybox(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return c.closure(ctx, "tiny.nix", k, map[string]string{"busybox": busybox}, oddities)
+}
+
+// Flavours returns toplevels of every kind that NixOS has, in the smallest of
+// closures: one with an init script, and as its specialisations prepare-root, the
+// same with layers of /etc, called layers, and nixos-init. Each stage records what
+// it finds, and in place of systemd something shows that and powers off.
+func (c *Cache) Flavours(ctx context.Context, k *Kernel) (*Closure, error) {
+	busybox, err := c.busybox(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.closure(ctx, "flavours.nix", k, map[string]string{"busybox": busybox}, nil)
+}
+
+// busybox returns the package of a static busybox.
+func (c *Cache) busybox(ctx context.Context) (string, error) {
+	downloads, err := c.downloads(ctx)
+	if err != nil {
+		return "", err
+	}
 	busybox, err := filepath.Glob(filepath.Join(downloads, "debs/busybox-static_*.deb"))
 	if err != nil || len(busybox) != 1 {
-		return nil, fmt.Errorf("want one package busybox-static in %s, got %q", downloads, busybox)
+		return "", fmt.Errorf("want one package busybox-static in %s, got %q", downloads, busybox)
 	}
-	return c.closure(ctx, "tiny.nix", k, map[string]string{"busybox": busybox[0]}, oddities)
+	return busybox[0], nil
 }
 
 // closure builds one of the recipes. Nix builds what has changed of it; finish
@@ -60,7 +81,7 @@ func (c *Cache) closure(ctx context.Context, recipe string, k *Kernel, args map[
 	if err != nil {
 		return nil, err
 	}
-	record, err := c.goBuild(ctx, "stage1/vmtests/facts/record")
+	programs, err := c.goBuild(ctx, "stage1/vmtests/facts/record", "stage1/vmtests/facts/standin")
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +89,7 @@ func (c *Cache) closure(ctx context.Context, recipe string, k *Kernel, args map[
 	if err != nil {
 		return nil, err
 	}
-	args["version"], args["image"], args["modules"], args["record"] = k.Version, k.Image, k.Modules, filepath.Join(record, "record")
+	args["version"], args["image"], args["modules"], args["programs"] = k.Version, k.Image, k.Modules, programs
 	key := []string{recipe, sources}
 	for _, name := range slices.Sorted(maps.Keys(args)) {
 		key = append(key, name, args[name])

@@ -31,8 +31,17 @@ var contract = []struct {
 	{"/nix", "tmpfs", "rw mode=755", "noexec ro", 0},
 }
 
-// checkContract compares what stage 2 has found with what it should.
+// checkContract compares what the init of a closure has found with what it should.
 func checkContract(t *testing.T, cl *Closure, f *facts.Facts) {
+	t.Helper()
+	checkHandOver(t, path.Join(cl.Toplevel, "init"), f)
+	if want := "/sbin/modprobe"; f.Modprobe != want {
+		t.Errorf("kernel.modprobe is %q, want %q", f.Modprobe, want)
+	}
+}
+
+// checkHandOver compares what a program has found with what stage 1 leaves to all.
+func checkHandOver(t *testing.T, program string, f *facts.Facts) {
 	t.Helper()
 	for _, c := range contract {
 		i := slices.IndexFunc(f.Mounts, func(m facts.Mount) bool { return m.Target == c.target })
@@ -70,18 +79,15 @@ func checkContract(t *testing.T, cl *Closure, f *facts.Facts) {
 	}
 	for fd, file := range f.FDs {
 		// The shell keeps the script that it runs open.
-		if fd > 2 && file != path.Join(cl.Toplevel, "init") {
+		if fd > 2 && path.Base(file) != path.Base(program) {
 			t.Errorf("descriptor %d of PID 1 is %q, want none", fd, file)
 		}
 	}
 	if len(f.Environ) > 0 {
 		t.Errorf("environment of PID 1: %q, want none", f.Environ)
 	}
-	if got, want := f.Args[len(f.Args)-1], path.Join(cl.Toplevel, "init"); got != want {
-		t.Errorf("PID 1 is %q, want %q at the end", f.Args, want)
-	}
-	if want := "/sbin/modprobe"; f.Modprobe != want {
-		t.Errorf("kernel.modprobe is %q, want %q", f.Modprobe, want)
+	if got := f.Args[len(f.Args)-1]; got != program {
+		t.Errorf("PID 1 is %q, want %q at the end", f.Args, program)
 	}
 }
 

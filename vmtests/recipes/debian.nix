@@ -3,7 +3,7 @@
 , version    # of the kernel
 , image      # bzImage
 , modules    # lib/modules/VERSION
-, record     # the tests' observer, a static program
+, programs   # directory of the tests' observer and stand-in, static programs
 }:
 let
   inherit (import ./lib.nix) run file unpack linux;
@@ -47,7 +47,7 @@ let
     sed -i "s|@checks@|$checks|" vmtest.service
   '';
 
-  checks = run "vmtest-checks" { files = file ./debian/checks; record = file record; } ''
+  checks = run "vmtest-checks" { files = file ./debian/checks; record = file "${programs}/record"; } ''
     mkdir "$out"
     cp "$files"/* "$out"
     cp "$record" "$out/record"

@@ -3,7 +3,7 @@
 , version    # of the kernel
 , image      # bzImage
 , modules    # lib/modules/VERSION
-, record     # the tests' observer, a static program
+, programs   # directory of the tests' observer and stand-in, static programs
 }:
 let
   inherit (import ./lib.nix) run file unpack linux;
@@ -55,7 +55,7 @@ let
   '';
 
   init = file ./tiny/init.sh;
-  observer = run "record" { record = file record; } ''mkdir -p "$out/bin"; cp "$record" "$out/bin/record"; chmod 755 "$out/bin/record"'';
+  observer = run "record" { record = file "${programs}/record"; } ''mkdir -p "$out/bin"; cp "$record" "$out/bin/record"; chmod 755 "$out/bin/record"'';
 
 in run "nixos-system-tiny-${version}" {
   inherit shell init observer bareFile bareProgram bareSymlink dangling emptyDirectory emptyFile odd many;
