@@ -6,6 +6,7 @@
 //   - /nix-store-squashes/manifest.json, or /nix-store-squashes/squashes as
 //     grahamc/netboot.nix writes it, and the images and the registration that it
 //     names: see docs/formats.md;
+//   - the toplevel's boot.json, where there is one;
 //   - /lib/modules/VERSION/modules.dep and modules.builtin, and modules;
 //   - /bin/sh, where there is one and a flag asks for a shell.
 //
@@ -15,6 +16,8 @@
 //   - a tmpfs on / and one on /nix, with /nix/store and /nix/registration, and
 //     the files of the root image, where the manifest names one;
 //   - /run/stage1/boot.json, what took how long;
+//   - where a toplevel leaves it to its initrd: /etc of layers, and what nixos-init
+//     does (docs/formats.md);
 //   - /run/systemd/system/nix.mount.d and nix-store.mount.d, so that shutdown does
 //     not try to unmount what it runs from;
 //   - lines "stage-1: …" in the kernel log;
