@@ -1,9 +1,11 @@
 package vmtests
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"stage1/bootreport"
 	"stage1/vmtests/facts"
 )
 
@@ -65,8 +67,24 @@ func checkTiny(t *testing.T, cl *Closure, f *facts.Facts, store string) {
 			t.Errorf("/nix/registration does not name %s", p)
 		}
 	}
-	if !strings.Contains(f.Files["/run/stage1/boot.json"], `"steps"`) {
-		t.Errorf("/run/stage1/boot.json: %q", f.Files["/run/stage1/boot.json"])
+	checkReport(t, f.Files[bootreport.Path])
+}
+
+// checkReport reads a report of a boot: it has all steps but the one that reads no
+// more, and what the import did.
+func checkReport(t *testing.T, text string) {
+	t.Helper()
+	r, err := bootreport.Read(strings.NewReader(text))
+	if err != nil {
+		t.Errorf("%v: %q", err, text)
+		return
+	}
+	if last := r.Steps[len(r.Steps)-1]; last.Name != "free the initrd" || last.RAMUsed == 0 {
+		t.Errorf("the report's last step is %+v, want to free the initrd, and RAM", last)
+	}
+	mounted := slices.ContainsFunc(r.Work, func(w bootreport.Work) bool { return w.Name == "mount" && w.Image != "" })
+	if !mounted || r.StorePaths == 0 || !strings.Contains(r.Machine, "QEMU") {
+		t.Errorf("the report has no mount of an image, no store paths or no machine: %+v", r)
 	}
 }
 

@@ -28,6 +28,7 @@ type Machine struct {
 	CPUs   int       // 0 is 2
 	Accel  []string  // from Cache.Accel; nil is software emulation
 	Output io.Writer // gets what the console shows, or nil
+	Serial string    // file that gets what is written to the second serial line, or ""
 }
 
 var (
@@ -126,6 +127,9 @@ func (m *Machine) prepare(ctx context.Context, vm *VM) (*qemu.Options, error) {
 		qemu.ArbitraryArgs("-m", fmt.Sprint(cmp.Or(m.Memory, 1024)), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2))),
 		qemu.ArbitraryArgs(m.accel()...),
 		qemu.ArbitraryArgs("-no-reboot", "-qmp", "unix:"+vm.qmp+",server=on,wait=off"),
+	}
+	if m.Serial != "" {
+		fns = append(fns, qemu.ArbitraryArgs("-serial", "mon:stdio", "-serial", "file:"+m.Serial))
 	}
 	if m.Netboot != "" {
 		fns, err = m.prepareNetboot(vm, fns)

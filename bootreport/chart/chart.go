@@ -108,7 +108,7 @@ func panel(s *svg, heading string, rows []row, x timeScale) {
 		s.text(left-10, s.y+14, end, "", cut(r.name, (left-20)/charWidth))
 		took := duration(r.Took())
 		switch {
-		case at+w+6+textWidth(took) < width:
+		case at+w+6+textWidth(took) < width-10:
 			s.text(at+w+6, s.y+14, start, "note", took)
 		case at-6-textWidth(took) > left:
 			s.text(at-6, s.y+14, end, "note", took)

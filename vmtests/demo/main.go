@@ -4,7 +4,8 @@
 // On a terminal, the machine's console is that terminal, and ends at a shell of
 // root: poweroff leaves it, as does Ctrl-A X. Otherwise the machine runs checks
 // and powers itself off, and the exit status tells whether they hold. The
-// directory is ./demo/netboot.
+// directory is ./demo/netboot. What the boot took is in ./demo/boot.json, and
+// drawn in ./demo/boot.svg.
 package main
 
 import (
@@ -19,6 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stage1/bootreport"
+	"stage1/bootreport/chart"
 	"stage1/vmtests"
 )
 
@@ -33,7 +36,7 @@ func main() {
 }
 
 // names are the checks that run where there is no terminal.
-const names = "units,loaddb,verify"
+const names = "report,units,loaddb,verify"
 
 func demo(ctx context.Context) error {
 	cache, err := vmtests.OpenCache(os.Stderr)
@@ -62,15 +65,38 @@ func demo(ctx context.Context) error {
 	}
 	fmt.Fprint(os.Stderr, said)
 
-	m := vmtests.Machine{Netboot: dir, Memory: 2048}
+	report := filepath.Join(filepath.Dir(dir), "boot.json")
+	m := vmtests.Machine{Netboot: dir, Memory: 2048, Serial: report}
 	if m.Accel, err = cache.Accel(ctx, kernel); err != nil {
 		return err
 	}
 	if isTerminal(os.Stdin) && isTerminal(os.Stdout) {
-		return m.Run(ctx)
+		m.Append = "vmtest=report,stay"
+		err = m.Run(ctx)
+	} else {
+		m.Append, m.Output = "vmtest="+names, os.Stdout
+		err = check(ctx, m)
 	}
-	m.Append, m.Output = "vmtest="+names, os.Stdout
-	return check(ctx, m)
+	if err != nil {
+		return err
+	}
+	return draw(report)
+}
+
+// draw makes a picture beside a report.
+func draw(report string) error {
+	f, err := os.Open(report)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := bootreport.Read(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w (was the machine ended before multi-user.target?)", report, err)
+	}
+	picture := strings.TrimSuffix(report, ".json") + ".svg"
+	fmt.Fprintf(os.Stderr, "what the boot took: %s\n", picture)
+	return os.WriteFile(picture, chart.SVG(r), 0o644)
 }
 
 func isTerminal(f *os.File) bool {
