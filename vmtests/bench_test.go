@@ -156,6 +156,30 @@ type guest struct {
 func measureGuest(b *testing.B, m Machine) (g guest) {
 	b.Helper()
 	before := check[float64](b)(childrenCPU())
+	a := askGuest(b, m, guestScript)
+	g.cpu = check[float64](b)(childrenCPU()) - before
+	g.boot = a.value("multi-user")/1e6 - a.value("stage2")
+	g.hot = a.value("hot") - a.value("cold")
+	g.ram = a.ram()
+	g.cache = (a.value("Cached") - a.value("Shmem")) / kibPerMB
+	g.refault = a.value("refaults")
+	return g
+}
+
+// kibPerMB is how many KiB a MB has: /proc/meminfo counts in those.
+const kibPerMB = 1e6 / 1024
+
+// answers are what a script has told on the console of a machine.
+type answers struct {
+	b       *testing.B
+	console string
+	values  map[string]float64
+}
+
+// askGuest boots a machine, and types a script at its root shell that prints lines
+// "bench: KEY VALUE", the last of them "bench: end 0".
+func askGuest(b *testing.B, m Machine, script string) answers {
+	b.Helper()
 	vm := check[*VM](b)(m.Start(b.Context()))
 	defer vm.Close()
 	expect := func(pattern string) {
@@ -165,32 +189,30 @@ func measureGuest(b *testing.B, m Machine) (g guest) {
 		}
 	}
 	expect(`^-bash-5[.\d]*# $`)
-	if err := vm.Send(guestScript); err != nil {
+	if err := vm.Send(script); err != nil {
 		b.Fatal(err)
 	}
 	expect(`^bench: end 0\n`)
-	vm.Close()
-	g.cpu = check[float64](b)(childrenCPU()) - before
+	a := answers{b, vm.Console(), map[string]float64{}}
+	for _, match := range guestValue.FindAllStringSubmatch(a.console, -1) {
+		a.values[match[1]] = check[float64](b)(strconv.ParseFloat(match[2], 64))
+	}
+	return a
+}
 
-	values := map[string]float64{}
-	for _, match := range guestValue.FindAllStringSubmatch(vm.Console(), -1) {
-		values[match[1]] = check[float64](b)(strconv.ParseFloat(match[2], 64))
+func (a answers) value(key string) float64 {
+	a.b.Helper()
+	v, ok := a.values[key]
+	if !ok {
+		a.b.Fatalf("no %s on the console:\n%s", key, a.console)
 	}
-	value := func(key string) float64 {
-		b.Helper()
-		v, ok := values[key]
-		if !ok {
-			b.Fatalf("no %s on the console:\n%s", key, vm.Console())
-		}
-		return v
-	}
-	const mb = 1e6 / 1024 // KiB
-	g.boot = value("multi-user")/1e6 - value("stage2")
-	g.hot = value("hot") - value("cold")
-	g.ram = (value("MemTotal") - value("MemAvailable")) / mb
-	g.cache = (value("Cached") - value("Shmem")) / mb
-	g.refault = value("refaults")
-	return g
+	return v
+}
+
+// ram is the RAM in use, in MB.
+func (a answers) ram() float64 {
+	a.b.Helper()
+	return (a.value("MemTotal") - a.value("MemAvailable")) / kibPerMB
 }
 
 // imagesRow is what is known of a variant.
