@@ -31,7 +31,7 @@ type Report struct {
 	RAMUsed    int64    `json:"ramUsed"`              // at the summary: total less available
 	Init       string   `json:"init"`                 // what is executed
 	Steps      []Step   `json:"steps"`                // in order
-	Work       []Work   `json:"work,omitempty"`       // of the import, in the order of its end
+	Work       []Work   `json:"work,omitempty"`       // of verification and import, in the order of its end
 	WorkLost   int      `json:"workLost,omitempty"`   // pieces of work that were too many to keep
 	RAM        []Sample `json:"ramSamples,omitempty"` // within steps that take long, in order
 }
@@ -53,12 +53,12 @@ type Step struct {
 	RAMUsed int64 `json:"ramUsed"`         // at its end
 }
 
-// Work is a piece of an import. Pieces of one lane do not overlap: there are as
+// Work is a piece of the verification or of the import. Pieces of one lane do not overlap: there are as
 // many lanes as were at work at the same time.
 type Work struct {
-	Lane  int    `json:"lane"`
-	Name  string `json:"name"`  // what was done
-	Image string `json:"image"` // the image's file; empty for all of them
+	Lane int    `json:"lane"`
+	Name string `json:"name"` // what was done
+	File string `json:"file"` // with which, an image mostly; empty for all of them
 	Span
 }
 
@@ -123,10 +123,10 @@ func (r *Report) check() error {
 	}
 	for _, w := range r.Work {
 		if err := w.check(); err != nil {
-			return fmt.Errorf("%s of %q: %w", w.Name, w.Image, err)
+			return fmt.Errorf("%s of %q: %w", w.Name, w.File, err)
 		}
 		if w.Lane < 0 || w.Lane > maxLane {
-			return fmt.Errorf("%s of %q: lane %d, want 0 to %d", w.Name, w.Image, w.Lane, maxLane)
+			return fmt.Errorf("%s of %q: lane %d, want 0 to %d", w.Name, w.File, w.Lane, maxLane)
 		}
 	}
 	for _, s := range r.RAM {

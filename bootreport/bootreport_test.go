@@ -15,7 +15,7 @@ func example() *Report {
 			{Name: "manifest", Span: Span{3000, 3000.125}, RAMUsed: 5e6},
 			{Name: "import", Span: Span{3001, 3011}, Bytes: 7e6, RAMUsed: 10e6},
 		},
-		Work:     []Work{{Lane: 1, Name: "mount", Image: "/images/a", Span: Span{3002, 3010}}},
+		Work:     []Work{{Lane: 1, Name: "mount", File: "/images/a", Span: Span{3002, 3010}}},
 		WorkLost: 1,
 		RAM:      []Sample{{3005, 7e6}},
 	}
@@ -50,14 +50,14 @@ func TestReadRefuses(t *testing.T) {
 		`[]`:                                  "cannot unmarshal",
 		`{}`:                                  "no steps",
 		`{"steps":[{"name":"a","start":-1}]}`: `step "a": it starts at -1 ms`,
-		`{"steps":[{"name":"a","start":2,"end":1}]}`:                            "it starts at 2 ms and ends at 1 ms",
-		`{"steps":[{"name":"a","end":1e300}]}`:                                  "ends at 1e+300 ms",
-		`{"steps":[{"name":"a","ramUsed":-1}]}`:                                 "a size of -1 bytes",
-		`{"firmware":1e12,` + step + `}`:                                        "1e+12 ms",
-		`{"work":[{"name":"copy","image":"b","lane":1024}],` + step + `}`:       "lane 1024",
-		`{"work":[{"name":"copy","image":"b","start":3,"end":1}],` + step + `}`: `copy of "b": it starts`,
-		`{"ramSamples":[{"at":-3,"ramUsed":1}],` + step + `}`:                   "RAM: it starts at -3 ms",
-		`{` + step + `}` + strings.Repeat(" ", maxSize):                         "more than 16777216 bytes",
+		`{"steps":[{"name":"a","start":2,"end":1}]}`:                           "it starts at 2 ms and ends at 1 ms",
+		`{"steps":[{"name":"a","end":1e300}]}`:                                 "ends at 1e+300 ms",
+		`{"steps":[{"name":"a","ramUsed":-1}]}`:                                "a size of -1 bytes",
+		`{"firmware":1e12,` + step + `}`:                                       "1e+12 ms",
+		`{"work":[{"name":"copy","file":"b","lane":1024}],` + step + `}`:       "lane 1024",
+		`{"work":[{"name":"copy","file":"b","start":3,"end":1}],` + step + `}`: `copy of "b": it starts`,
+		`{"ramSamples":[{"at":-3,"ramUsed":1}],` + step + `}`:                  "RAM: it starts at -3 ms",
+		`{` + step + `}` + strings.Repeat(" ", maxSize):                        "more than 16777216 bytes",
 	} {
 		if r, err := Read(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Read of %.60q = %+v, %v, want an error with %q", text, r, err, want)

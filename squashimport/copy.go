@@ -110,7 +110,7 @@ func (c *copier) work() {
 			dir := c.stack[n-1]
 			c.stack = c.stack[:n-1]
 			do = func() error {
-				defer c.im.trace.begin("copy", dir.File)()
+				defer c.im.opt.Trace.begin("copy", dir.File)()
 				if err := c.copyDir(dir, buf); err != nil {
 					return err
 				}
@@ -144,7 +144,7 @@ func (c *copier) copyImage(index int, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	defer c.im.trace.begin("copy", m.File)()
+	defer c.im.opt.Trace.begin("copy", m.File)()
 	s := &source{mounted: m, index: index, root: -1, links: map[uint64]string{}}
 	c.mu.Lock()
 	c.inWork[s] = true
@@ -188,7 +188,7 @@ func (c *copier) finish(p *storePath) error {
 	c.release <- struct{}{}
 	c.waiting.Go(func() {
 		defer func() { <-c.release }()
-		defer c.im.trace.begin("release", p.File)()
+		defer c.im.opt.Trace.begin("release", p.File)()
 		err := p.source.close()
 		if err == nil {
 			err = c.im.removeFile(p.File)

@@ -83,7 +83,7 @@ func mountImage(initrd string, image manifest.Image, dir string) (*mounted, erro
 
 // mount is mountImage of one of the importer's images.
 func (im *Importer) mount(image manifest.Image, dir string) (*mounted, error) {
-	defer im.trace.begin("mount", image.File)()
+	defer im.opt.Trace.begin("mount", image.File)()
 	return mountImage(im.opt.Initrd, image, dir)
 }
 

@@ -35,7 +35,7 @@ func (im *Importer) overlay() (err error) {
 	if err != nil {
 		return err
 	}
-	defer im.trace.begin("overlay", "")()
+	defer im.opt.Trace.begin("overlay", "")()
 	if err := mount.Overlay(im.opt.Store, lower, im.opt.State, unix.MS_NODEV|unix.MS_NOSUID); err != nil {
 		return fmt.Errorf("%w: %w", errNoOverlay, err)
 	}

@@ -50,6 +50,7 @@ type Options struct {
 	MayCopy func() error         // asked before a copy, whose error it can be; or nil
 	Each    func(Progress)       // called every second while an import runs, or nil
 	Warn    func(message string) // told what went another way than asked for, or nil
+	Trace   *Trace               // what is done when, or nil
 }
 
 // Progress is how far an import is.
@@ -82,7 +83,6 @@ type Importer struct {
 	paths   atomic.Int64
 	bytes   atomic.Int64
 	mode    Mode // what was done
-	trace   trace
 }
 
 // workers is how many workers the option Jobs asks for.

@@ -1,15 +1,16 @@
 package squashimport
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// Span is a piece of an import's work: one thing done with one image.
+// Span is a piece of work: one thing done with one file.
 type Span struct {
 	Lane       int    // spans of one lane do not overlap; the lowest that was free
-	Name       string // what was done: "mount", "copy", …
-	Image      string // the image's file
+	Name       string // what was done: "verify", "mount", "copy", …
+	File       string // an image's, mostly; empty for all of them
 	Start, End time.Time
 }
 
@@ -17,13 +18,13 @@ type Span struct {
 // legible in a chart either.
 const maxSpans = 4096
 
-// sameWork is how close a span has to follow one of the same name and image, in
+// sameWork is how close a span has to follow one of the same name and file, in
 // the same lane, to be one with it: a worker copies thousands of directories.
 const sameWork = time.Millisecond
 
-// trace collects spans. Its zero value is ready, and may be used by many
-// goroutines.
-type trace struct {
+// Trace collects what was done when. Its zero value is ready, nil collects nothing,
+// and it may be used by many goroutines.
+type Trace struct {
 	mu   sync.Mutex
 	busy []bool // by lane
 	last []int  // by lane, the index of its last span, or -1
@@ -31,14 +32,17 @@ type trace struct {
 	lost int
 }
 
-// begin says that something is done with an image from now on, until the returned
+// begin says that something is done with a file from now on, until the returned
 // function is called.
-func (t *trace) begin(name, image string) (end func()) {
+func (t *Trace) begin(name, file string) (end func()) {
+	if t == nil {
+		return func() {}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	lane := t.freeLane()
 	t.busy[lane] = true
-	s := Span{Lane: lane, Name: name, Image: image, Start: time.Now()}
+	s := Span{Lane: lane, Name: name, File: file, Start: time.Now()}
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -48,7 +52,7 @@ func (t *trace) begin(name, image string) (end func()) {
 	}
 }
 
-func (t *trace) freeLane() int {
+func (t *Trace) freeLane() int {
 	for lane, busy := range t.busy {
 		if !busy {
 			return lane
@@ -58,10 +62,10 @@ func (t *trace) freeLane() int {
 	return len(t.busy) - 1
 }
 
-func (t *trace) add(s Span) {
+func (t *Trace) add(s Span) {
 	if i := t.last[s.Lane]; i >= 0 {
 		l := &t.done[i]
-		if l.Name == s.Name && l.Image == s.Image && s.Start.Sub(l.End) < sameWork {
+		if l.Name == s.Name && l.File == s.File && s.Start.Sub(l.End) < sameWork {
 			l.End = s.End
 			return
 		}
@@ -74,10 +78,10 @@ func (t *trace) add(s Span) {
 	t.done = append(t.done, s)
 }
 
-// Trace returns what was done until now, in the order of its end, and how many
+// Spans returns what was done until now, in the order of its end, and how many
 // spans were too many to be kept.
-func (im *Importer) Trace() (spans []Span, lost int) {
-	im.trace.mu.Lock()
-	defer im.trace.mu.Unlock()
-	return append([]Span(nil), im.trace.done...), im.trace.lost
+func (t *Trace) Spans() (spans []Span, lost int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.done), t.lost
 }

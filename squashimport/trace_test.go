@@ -12,23 +12,23 @@ import (
 // TestTraceLanes shows that work at the same time is in different lanes, and that
 // a lane is used again.
 func TestTraceLanes(t *testing.T) {
-	var im Importer
-	first := im.trace.begin("mount", "a")
-	second := im.trace.begin("mount", "b")
+	var tr Trace
+	first := tr.begin("mount", "a")
+	second := tr.begin("mount", "b")
 	first()
-	third := im.trace.begin("copy", "a")
+	third := tr.begin("copy", "a")
 	third()
 	second()
-	spans, lost := im.Trace()
+	spans, lost := tr.Spans()
 	var got []string
 	for _, s := range spans {
-		got = append(got, fmt.Sprintf("%d %s %s", s.Lane, s.Name, s.Image))
+		got = append(got, fmt.Sprintf("%d %s %s", s.Lane, s.Name, s.File))
 		if s.End.Before(s.Start) {
-			t.Errorf("%s of %s ends before it starts", s.Name, s.Image)
+			t.Errorf("%s of %s ends before it starts", s.Name, s.File)
 		}
 	}
 	if want := "0 mount a|0 copy a|1 mount b"; strings.Join(got, "|") != want || lost != 0 {
-		t.Errorf("Trace() = %q, %d lost, want %q", got, lost, want)
+		t.Errorf("Spans() = %q, %d lost, want %q", got, lost, want)
 	}
 }
 
@@ -36,7 +36,7 @@ func TestTraceLanes(t *testing.T) {
 func TestTraceMerges(t *testing.T) {
 	begin := time.Now()
 	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
-	tr := trace{busy: []bool{false}, last: []int{-1}}
+	tr := Trace{busy: []bool{false}, last: []int{-1}}
 	for _, s := range []Span{
 		{0, "copy", "a", at(0), at(5)},
 		{0, "copy", "a", at(5), at(9)},
@@ -58,21 +58,21 @@ func TestTraceMerges(t *testing.T) {
 // TestTraceIsBounded has many goroutines do more than is kept.
 func TestTraceIsBounded(t *testing.T) {
 	const workers, each = 8, maxSpans
-	var im Importer
+	var tr Trace
 	var all sync.WaitGroup
 	for w := range workers {
 		all.Go(func() {
 			for i := range each {
-				im.trace.begin("copy", fmt.Sprint(w, i))()
+				tr.begin("copy", fmt.Sprint(w, i))()
 			}
 		})
 	}
 	all.Wait()
-	spans, lost := im.Trace()
+	spans, lost := tr.Spans()
 	if len(spans) != maxSpans || lost != workers*each-maxSpans {
-		t.Errorf("Trace() = %d spans and %d lost, want %d and %d", len(spans), lost, maxSpans, workers*each-maxSpans)
+		t.Errorf("Spans() = %d spans and %d lost, want %d and %d", len(spans), lost, maxSpans, workers*each-maxSpans)
 	}
-	if n := len(im.trace.busy); n > workers {
+	if n := len(tr.busy); n > workers {
 		t.Errorf("%d lanes for %d workers", n, workers)
 	}
 }

@@ -34,9 +34,9 @@ const verifyBuffer = 256 << 10
 // Digests are of SHA-256. They are not computed of files for which the manifest
 // has none, as the seed's, nor without digests. Several CPUs share the work: jobs
 // of them, or all where that is 0. Verify returns how many bytes it has read for
-// digests. The error names every file that is wrong, up to eight.
-func Verify(initrd string, m *manifest.Manifest, digests bool, jobs int) (int64, error) {
-	v := &verifier{initrd: initrd, jobs: workers(jobs), named: map[string]bool{}, files: map[string]*os.File{}}
+// digests; trace, which may be nil, has what was done when. The error names every file that is wrong, up to eight.
+func Verify(initrd string, m *manifest.Manifest, digests bool, jobs int, trace *Trace) (int64, error) {
+	v := &verifier{initrd: initrd, trace: trace, jobs: workers(jobs), named: map[string]bool{}, files: map[string]*os.File{}}
 	defer v.close()
 	var errs []error
 	for _, f := range m.Files() {
@@ -56,7 +56,10 @@ func Verify(initrd string, m *manifest.Manifest, digests bool, jobs int) (int64,
 		images = append(slices.Clip(images), *m.Root)
 	}
 	errs = make([]error, len(images))
-	v.parallel(len(images), func(i int, _ []byte) { errs[i] = checkImage(v.files[images[i].File], &images[i]) })
+	v.parallel(len(images), func(i int, _ []byte) {
+		defer trace.begin("check", images[i].File)()
+		errs[i] = checkImage(v.files[images[i].File], &images[i])
+	})
 	return v.read.Load(), joinSome(errs)
 }
 
@@ -64,6 +67,7 @@ func Verify(initrd string, m *manifest.Manifest, digests bool, jobs int) (int64,
 type verifier struct {
 	initrd string
 	jobs   int
+	trace  *Trace
 	named  map[string]bool     // files that the manifest names, by path in the initrd
 	files  map[string]*os.File // those that are open
 	parts  []part
@@ -135,6 +139,7 @@ func (v *verifier) parallel(n int, do func(i int, buf []byte)) {
 // readPart reads part i and compares its digest.
 func (v *verifier) readPart(i int, buf []byte) {
 	p := &v.parts[i]
+	defer v.trace.begin("verify", p.of.Path)()
 	sum, err := manifest.Sum(v.files[p.of.Path], p.Offset, p.Size, buf)
 	v.read.Add(p.Size)
 	switch {

@@ -124,7 +124,7 @@ func TestVerify(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			initrd, m := verified(t)
 			c.harm(t, initrd, m)
-			n, err := Verify(initrd, m, true, 3)
+			n, err := Verify(initrd, m, true, 3, nil)
 			if len(c.want) == 0 {
 				want := int64(0)
 				for _, f := range m.Files() {
@@ -150,13 +150,13 @@ func TestVerify(t *testing.T) {
 func TestVerifyWithoutDigests(t *testing.T) {
 	initrd, m := verified(t)
 	m.Images[1].Pieces[2] = m.Images[1].Pieces[0]
-	if n, err := Verify(initrd, m, false, 0); n != 0 || err != nil {
+	if n, err := Verify(initrd, m, false, 0, nil); n != 0 || err != nil {
 		t.Errorf("Verify of a wrong digest = %d, %v, want 0, nil", n, err)
 	}
 	if err := os.Truncate(initrd+m.Images[0].File, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(initrd, m, false, 0); err == nil || !strings.Contains(err.Error(), "it has 0 bytes") {
+	if _, err := Verify(initrd, m, false, 0, nil); err == nil || !strings.Contains(err.Error(), "it has 0 bytes") {
 		t.Errorf("Verify of an empty image = %v, want an error with its size", err)
 	}
 }
@@ -174,7 +174,7 @@ func TestForbidden(t *testing.T) {
 			fx.sh(c.script)
 			fx.images = nil
 			fx.image(c.entry)
-			if _, err := Verify(fx.opt.Initrd, &manifest.Manifest{Images: fx.images}, true, 0); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Verify(fx.opt.Initrd, &manifest.Manifest{Images: fx.images}, true, 0, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Verify = %v, want an error with %q", err, c.want)
 			}
 		})

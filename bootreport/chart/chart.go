@@ -190,8 +190,8 @@ func ram(s *svg, r *bootreport.Report, x timeScale) {
 	s.y += height
 }
 
-// workers draws the work of the import, a lane for each worker, over a time of its
-// own: the import may be short beside the boot.
+// workers draws verification and import, a lane for each worker, over a time of
+// their own: they may be short beside the boot.
 func workers(s *svg, r *bootreport.Report) {
 	first, last, lanes := r.Work[0].Start, r.Work[0].End, 0
 	var kinds []string
@@ -201,7 +201,7 @@ func workers(s *svg, r *bootreport.Report) {
 			kinds = append(kinds, w.Name)
 		}
 	}
-	heading := "Import by workers: " + duration(last-first)
+	heading := "Verification and import by workers: " + duration(last-first)
 	if r.WorkLost > 0 {
 		heading += fmt.Sprintf(" (%d more pieces of work were not kept)", r.WorkLost)
 	}
@@ -216,8 +216,8 @@ func workers(s *svg, r *bootreport.Report) {
 	for _, w := range r.Work {
 		s.y = top + float64(w.Lane*rowHeight)
 		what := w.Name
-		if w.Image != "" {
-			what += " " + path.Base(w.Image)
+		if w.File != "" {
+			what += " " + path.Base(w.File)
 		}
 		at, barWidth := s.bar(x, w.Span, colorOf(w.Name, kinds), fmt.Sprintf("%s: %s", what, duration(w.Took())))
 		const least = 5 // characters that say something

@@ -43,10 +43,10 @@ func report() *bootreport.Report {
 		from := begin + float64(i/2)*9000
 		image := fmt.Sprintf("/images/%d-<img>", i)
 		r.Work = append(r.Work,
-			bootreport.Work{Lane: i % 2, Name: "verify", Image: image, Span: span(from, from+1500)},
-			bootreport.Work{Lane: i % 2, Name: "mount", Image: image, Span: span(from+1500, from+1504)},
-			bootreport.Work{Lane: i % 2, Name: "copy", Image: image, Span: span(from+1504, from+8990-float64(i)*700)},
-			bootreport.Work{Lane: 2, Name: "release", Image: image, Span: span(from+8990-float64(i)*700, from+9040-float64(i)*700)})
+			bootreport.Work{Lane: i % 2, Name: "verify", File: image, Span: span(from, from+1500)},
+			bootreport.Work{Lane: i % 2, Name: "mount", File: image, Span: span(from+1500, from+1504)},
+			bootreport.Work{Lane: i % 2, Name: "copy", File: image, Span: span(from+1504, from+8990-float64(i)*700)},
+			bootreport.Work{Lane: 2, Name: "release", File: image, Span: span(from+8990-float64(i)*700, from+9040-float64(i)*700)})
 	}
 	return r
 }

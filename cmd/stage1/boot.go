@@ -27,6 +27,7 @@ type boot struct {
 	children children
 	keys     keys
 	report   report
+	trace    squashimport.Trace // of verification and import
 
 	manifest *manifest.Manifest
 	mode     squashimport.Mode // of the import
@@ -203,7 +204,7 @@ func (b *boot) verify() error {
 		b.log.warningf("stage1.verify=off: nobody knows that the images are what was built")
 	}
 	start := time.Now()
-	n, err := squashimport.Verify("/", b.manifest, !b.opt.skipDigests, b.opt.jobs)
+	n, err := squashimport.Verify("/", b.manifest, !b.opt.skipDigests, b.opt.jobs, &b.trace)
 	if err != nil {
 		return err
 	}
@@ -276,7 +277,8 @@ func (b *boot) importStore() error {
 				shown.show(fmt.Sprintf("import: %s", p), p.Elapsed)
 				b.report.sample()
 			},
-			Warn: func(message string) { b.log.warningf("import: %s", message) },
+			Trace: &b.trace,
+			Warn:  func(message string) { b.log.warningf("import: %s", message) },
 		})
 	}
 	err := b.importer.Run()

@@ -64,7 +64,7 @@ func (b *boot) writeReport() error {
 	r.StorePaths, r.StoreBytes = p.Paths, p.Bytes
 	r.RAMTotal, r.RAMUsed = mem.total, mem.used()
 	r.Init = b.next.path
-	spans, lost := b.importer.Trace()
+	spans, lost := b.trace.Spans()
 	r.Work, r.WorkLost = work(spans), lost
 	for line := range strings.SplitSeq(r.String(), "\n") {
 		b.log.infof("%s", line)
@@ -93,7 +93,7 @@ func (r *report) save() error {
 func work(spans []squashimport.Span) []bootreport.Work {
 	var w []bootreport.Work
 	for _, s := range spans {
-		w = append(w, bootreport.Work{Lane: s.Lane, Name: s.Name, Image: s.Image, Span: spanOf(s.Start, s.End)})
+		w = append(w, bootreport.Work{Lane: s.Lane, Name: s.Name, File: s.File, Span: spanOf(s.Start, s.End)})
 	}
 	return w
 }

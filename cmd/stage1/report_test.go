@@ -73,12 +73,12 @@ func TestReport(t *testing.T) {
 	r.sample()
 	r.add("import", begin)
 	r.add("registration", time.Now())
-	done := work([]squashimport.Span{{Lane: 1, Name: "copy", Image: "/a", Start: begin, End: begin.Add(time.Millisecond)}})
+	done := work([]squashimport.Span{{Lane: 1, Name: "copy", File: "/a", Start: begin, End: begin.Add(time.Millisecond)}})
 	step, w := r.Steps[0], done[0]
 	if step.Bytes != 7 || r.Steps[1].Bytes != 0 || step.RAMUsed <= 0 {
 		t.Errorf("steps are %+v, want 7 bytes for the first alone, and RAM", r.Steps)
 	}
-	if w.Lane != 1 || w.Name != "copy" || w.Image != "/a" || w.Took() < 0.99 || w.Took() > 1.01 {
+	if w.Lane != 1 || w.Name != "copy" || w.File != "/a" || w.Took() < 0.99 || w.Took() > 1.01 {
 		t.Errorf("work is %+v, want what was done for 1 ms", w)
 	}
 	// To what the clocks drift apart between two looks at them.
