@@ -18,16 +18,18 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// maxDictionary is the largest dictionary in bytes that a metadata block may be
-// compressed with: what a block of 1 MiB and mksquashfs's options can ask for.
+// maxDictionary is the largest dictionary in bytes that a block may be compressed
+// with: what a block of 1 MiB and mksquashfs's options can ask for.
 const maxDictionary = maxBlockSize
 
-// A decompressor unpacks metadata blocks: it appends src's content, which is at
-// most metadataSize bytes, to dst. It is not safe for concurrent use.
-type decompressor func(dst, src []byte) ([]byte, error)
+// A decompressor unpacks src into dst and returns how many bytes that are. It
+// returns errTooLong, or another error, where they are more than dst has. What
+// dst has room for behind its end it may overwrite. It is not safe for concurrent
+// use.
+type decompressor func(dst, src []byte) (n int, err error)
 
 // errTooLong says that a block unpacks to more than it may.
-var errTooLong = fmt.Errorf("unpacks to more than %d bytes", metadataSize)
+var errTooLong = errors.New("unpacks to more bytes than a block has")
 
 // newDecompressor returns a decompressor for c, which must be valid.
 func newDecompressor(c Compressor) decompressor {
@@ -35,31 +37,27 @@ func newDecompressor(c Compressor) decompressor {
 	case Gzip:
 		return newZlibDecompressor()
 	case LZMA:
-		return func(dst, src []byte) ([]byte, error) {
+		return func(dst, src []byte) (int, error) {
 			r, err := lzma.ReaderConfig{DictCap: maxDictionary}.NewReader(bytes.NewReader(src))
 			if err != nil {
-				return dst, err
+				return 0, err
 			}
 			return readBlock(dst, r)
 		}
 	case LZO:
-		return func(dst, src []byte) ([]byte, error) {
-			return unpackBlock(dst, src, lzo.Decompress)
-		}
+		return func(dst, src []byte) (int, error) { return lzo.Decompress(src, dst) }
 	case XZ:
 		// The kernel's own decoder, translated: it knows the filters that
 		// mksquashfs -Xbcj may choose, which ulikunitz/xz does not.
-		return func(dst, src []byte) ([]byte, error) {
+		return func(dst, src []byte) (int, error) {
 			r, err := xzdecoder.NewReader(bytes.NewReader(src), maxDictionary)
 			if err != nil {
-				return dst, err
+				return 0, err
 			}
 			return readBlock(dst, r)
 		}
 	case LZ4:
-		return func(dst, src []byte) ([]byte, error) {
-			return unpackBlock(dst, src, lz4.UncompressBlock)
-		}
+		return func(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }
 	default:
 		return newZstdDecompressor()
 	}
@@ -67,7 +65,7 @@ func newDecompressor(c Compressor) decompressor {
 
 func newZlibDecompressor() decompressor {
 	var r io.ReadCloser
-	return func(dst, src []byte) ([]byte, error) {
+	return func(dst, src []byte) (int, error) {
 		var err error
 		if r == nil {
 			r, err = zlib.NewReader(bytes.NewReader(src))
@@ -75,7 +73,7 @@ func newZlibDecompressor() decompressor {
 			err = r.(zlib.Resetter).Reset(bytes.NewReader(src), nil)
 		}
 		if err != nil {
-			return dst, err
+			return 0, err
 		}
 		return readBlock(dst, r)
 	}
@@ -87,41 +85,32 @@ func newZstdDecompressor() decompressor {
 	if err != nil {
 		panic(err)
 	}
-	var block []byte // DecodeAll counts what is in its destination against the limit
-	return func(dst, src []byte) (_ []byte, err error) {
-		block, err = d.DecodeAll(src, block[:0])
-		if err == nil && len(block) > metadataSize {
+	return func(dst, src []byte) (int, error) {
+		b, err := d.DecodeAll(src, dst[:0])
+		if err == nil && len(b) > len(dst) {
 			err = errTooLong
 		}
 		if err != nil {
-			return dst, err
+			return 0, err
 		}
-		return append(dst, block...), nil
+		return copy(dst, b), nil // which is dst already, unless that was too short on the way
 	}
 }
 
-// readBlock appends all of r, at most metadataSize bytes, to dst.
-func readBlock(dst []byte, r io.Reader) ([]byte, error) {
-	dst = slices.Grow(dst, metadataSize+1)
-	b := dst[len(dst) : len(dst)+metadataSize+1]
-	n, err := io.ReadFull(r, b)
+// readBlock reads all of r into dst.
+func readBlock(dst []byte, r io.Reader) (int, error) {
+	n, err := io.ReadFull(r, dst)
 	if err == nil {
-		err = errTooLong
+		// A stream's checksum is compared at its end.
+		var more [1]byte
+		if _, err = io.ReadFull(r, more[:]); err == nil {
+			err = errTooLong
+		}
 	}
 	if err == io.EOF || err == io.ErrUnexpectedEOF && n > 0 {
 		err = nil
 	}
-	return dst[:len(dst)+min(n, metadataSize)], err
-}
-
-// unpackBlock appends src as unpacked by f, at most metadataSize bytes, to dst.
-func unpackBlock(dst, src []byte, f func(src, dst []byte) (int, error)) ([]byte, error) {
-	dst = slices.Grow(dst, metadataSize)
-	n, err := f(src, dst[len(dst):len(dst)+metadataSize])
-	if err != nil {
-		return dst, err
-	}
-	return dst[:len(dst)+n], nil
+	return n, err
 }
 
 // A compressor packs a metadata block: it appends src, compressed, to dst. It is

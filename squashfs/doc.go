@@ -1,9 +1,8 @@
-// Package squashfs links squashfs 4.0 images: [Link] makes one image out of
-// many without unpacking them.
+// Package squashfs links squashfs 4.0 images, and reads them: [Link] makes one
+// image out of many without unpacking them, and a [Reader] has the files of one.
 //
-// It does not compress or decompress file contents, does not read or write
-// files of an image, and does not make an image out of files: that is mksquashfs's
-// job. It reads squashfs 4.0 only, with each of its compressors.
+// It does not make an image out of files: that is mksquashfs's job. It knows
+// squashfs 4.0 only, with each of its compressors.
 //
 // Data and fragment blocks, which are nearly all of an image, are taken over
 // verbatim, those that are byte-identical once. Everything that says where they

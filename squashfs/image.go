@@ -40,7 +40,7 @@ func openImage(in Input) (*image, error) {
 	img := &image{Input: in, super: s, dataStart: SuperblockSize}
 	if s.Flags&flagCompressorOptions != 0 {
 		// The kernel reads this block before it has a decompressor: it is stored.
-		stored := func(dst, _ []byte) ([]byte, error) { return dst, errors.New("it is not stored") }
+		stored := func(_, _ []byte) (int, error) { return 0, errors.New("it is not stored") }
 		t := &tableReader{r: in.R, end: int64(s.BytesUsed), decompress: stored}
 		if img.options, img.dataStart, err = t.block(nil, SuperblockSize, int64(s.InodeStart)); err != nil {
 			return nil, fmt.Errorf("compressor options: %w", err)

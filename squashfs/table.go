@@ -89,15 +89,15 @@ func (t *tableReader) block(dst []byte, off, end int64) (_ []byte, next int64, e
 	if header&storedBlock != 0 {
 		return append(dst, b...), next, nil
 	}
-	start := len(dst)
-	dst, err = t.decompress(dst, b)
-	if err == nil && len(dst) == start {
+	dst = slices.Grow(dst, metadataSize)
+	n, err := t.decompress(dst[len(dst):len(dst)+metadataSize], b)
+	if err == nil && n == 0 {
 		err = errors.New("it unpacks to nothing")
 	}
 	if err != nil {
 		return dst, 0, fmt.Errorf("decompress block at byte %d: %w", off, err)
 	}
-	return dst, next, nil
+	return dst[:len(dst)+n], next, nil
 }
 
 // chain reads the table whose blocks follow each other from byte start up to end.
