@@ -5,87 +5,86 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"stage1/manifest"
+	"stage1/squashfs"
 )
 
-// copySize is how much of a file is read and written at once: squashfs's default
-// block.
-const copySize = 128 << 10
-
-// releases is how many images may be waiting for their unmount while others are
-// copied. An unmount waits for an RCU grace period, tens of milliseconds, in
-// which a worker can copy thousands of files.
-const releases = 8
-
-// copier copies images into a store. Workers take directories, the newest first,
-// and a new image only when there is no directory to take, so that few images
+// copier copies images into a store. Workers take pieces of work, the newest
+// first, and a new image only when there is no piece to take, so that few images
 // are in work at once and a large one occupies all workers.
+//
+// Images are read by package squashfs, not mounted. A mount would cost two waits
+// for the kernel's RCU, tens of milliseconds, each file's data would go through
+// the page cache, and on a kernel with one decompressor a mount
+// (SQUASHFS_DECOMP_SINGLE) the workers would wait for each other.
 type copier struct {
 	im    *Importer
 	store int // open directory
 
 	mu      sync.Mutex
 	change  sync.Cond
-	next    int          // the next image of im.pending
-	stack   []*directory // to be copied
-	working int          // workers that may add to stack
-	err     error        // the first error, which ends all
+	next    int     // the next image of im.pending
+	stack   []piece // of work, to be done
+	working int     // workers that may add to stack
+	err     error   // the first error, which ends all
 	inWork  map[*source]bool
-	done    map[int]bool // images of im.pending that are copied and released
-
-	release chan struct{} // a slot each for images that are being released
-	waiting sync.WaitGroup
+	done    map[int]bool // images of im.pending that are copied and deleted
 }
 
 // source is an image that is being copied.
 type source struct {
-	*mounted
+	manifest.Image
+	*squashfs.Reader
 	index int // in im.pending
-	root  int // open directory
+	file  *os.File
 	names []string
 	left  atomic.Int64 // store paths that are not whole yet
 
-	linkMu sync.Mutex
-	links  map[uint64]string // inode → its first name, for those with several
+	dirMu sync.Mutex
+	dirs  map[uint64]string // inode → name
+
+	linkMu sync.Mutex        // held until the first name of an inode is there
+	links  map[uint64]string // inode → its first name, for files with several
 }
 
 // storePath is an entry of an image's root directory that is being copied.
 type storePath struct {
 	*source
-	left atomic.Int64 // its directories that are not copied yet, and 1 for its root
+	left atomic.Int64 // its pieces that are not done yet
 }
 
-// directory is one to be copied: it exists in the store, empty.
-type directory struct {
+// piece is a part of a store path's work.
+type piece struct {
 	*storePath
-	path string // in the image, and in the store
-	stat unix.Stat_t
+	do func(d *squashfs.Decoder) error
 }
+
+// damaged says what it means that the kernel is not the one who complains.
+const damaged = " (the image is damaged)"
 
 func (im *Importer) copy() error {
 	if err := im.opt.MayCopy(); err != nil {
 		return err
 	}
 	im.mode = Copy
-	defer os.Remove(im.opt.Scratch) // best effort: an empty directory is in nobody's way
 	store, err := unix.Open(im.opt.Store, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("import: open store %s: %w", im.opt.Store, err)
 	}
 	defer unix.Close(store)
-	c := &copier{im: im, store: store, inWork: map[*source]bool{}, done: map[int]bool{}, release: make(chan struct{}, releases)}
+	c := &copier{im: im, store: store, inWork: map[*source]bool{}, done: map[int]bool{}}
 	c.change.L = &c.mu
 	var workers sync.WaitGroup
 	for range im.opt.Jobs {
 		workers.Go(c.work)
 	}
 	workers.Wait()
-	c.waiting.Wait()
 	for s := range c.inWork {
 		c.err = errors.Join(c.err, c.undo(s))
 	}
@@ -101,24 +100,24 @@ func (im *Importer) copy() error {
 
 // work takes work until there is none, or an error.
 func (c *copier) work() {
-	buf := make([]byte, copySize)
+	decoder := new(squashfs.Decoder)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.err == nil {
 		var do func() error
 		if n := len(c.stack); n > 0 {
-			dir := c.stack[n-1]
+			p := c.stack[n-1]
 			c.stack = c.stack[:n-1]
 			do = func() error {
-				defer c.im.opt.Trace.begin("copy", dir.File)()
-				if err := c.copyDir(dir, buf); err != nil {
+				defer c.im.opt.Trace.begin("copy", p.File)()
+				if err := p.do(decoder); err != nil {
 					return err
 				}
-				return c.finish(dir.storePath)
+				return c.finish(p.storePath)
 			}
 		} else if i := c.next; i < len(c.im.pending) {
 			c.next++
-			do = func() error { return c.copyImage(i, buf) }
+			do = func() error { return c.copyImage(i, decoder) }
 		} else if c.working == 0 {
 			return
 		} else {
@@ -137,36 +136,41 @@ func (c *copier) work() {
 	}
 }
 
-// copyImage mounts an image and copies its root directory's entries: files and
-// symlinks at once, directories as work for all.
-func (c *copier) copyImage(index int, buf []byte) error {
-	m, err := c.im.mount(c.im.pending[index], c.im.scratchDir(index))
-	if err != nil {
-		return err
+// later puts work on the stack, of which the first is done first.
+func (c *copier) later(p *storePath, work ...func(d *squashfs.Decoder) error) {
+	if len(work) == 0 {
+		return
 	}
-	defer c.im.opt.Trace.begin("copy", m.File)()
-	s := &source{mounted: m, index: index, root: -1, links: map[uint64]string{}}
+	p.left.Add(int64(len(work)))
 	c.mu.Lock()
-	c.inWork[s] = true
-	c.mu.Unlock()
-	names, err := m.entries()
+	defer c.mu.Unlock()
+	for _, do := range slices.Backward(work) {
+		c.stack = append(c.stack, piece{p, do})
+	}
+	c.change.Broadcast()
+}
+
+// copyImage opens an image and copies its root directory's entries: files and
+// symlinks at once, directories as work for all.
+func (c *copier) copyImage(index int, d *squashfs.Decoder) error {
+	s, entries, err := c.openSource(index)
 	if err != nil {
 		return err
 	}
-	if s.root, err = unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("image %s: open its root directory: %w", m.File, err)
-	}
-	s.left.Store(int64(len(names)))
-	for _, name := range names {
+	defer c.im.opt.Trace.begin("copy", s.File)()
+	for _, e := range entries {
 		p := &storePath{source: s}
 		p.left.Store(1)
-		err := c.copyEntry(p, s.root, c.store, "", name, buf)
+		dir, err := c.copyEntry(p, c.store, "", e, d)
 		if errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("image %s: store path %s is in another image too", m.File, name)
+			return fmt.Errorf("image %s: store path %s is in another image too", s.File, e.Name)
 		}
-		s.names = append(s.names, name)
+		s.names = append(s.names, e.Name)
 		if err != nil {
 			return err
+		}
+		if dir != nil {
+			c.later(p, dir)
 		}
 		if err := c.finish(p); err != nil {
 			return err
@@ -175,8 +179,63 @@ func (c *copier) copyImage(index int, buf []byte) error {
 	return nil
 }
 
-// finish counts one piece of a store path as copied. The last piece of the last
-// path releases the image, of which no file may be open then.
+// openSource opens an image of the store, and returns its root directory's entries.
+func (c *copier) openSource(index int) (*source, []squashfs.Entry, error) {
+	image := c.im.pending[index]
+	defer c.im.opt.Trace.begin("open", image.File)()
+	s, root, err := openSource(c.im.opt.Initrd, image)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.index = index
+	c.mu.Lock()
+	c.inWork[s] = true
+	c.mu.Unlock()
+	entries, err := s.List(root)
+	if err != nil {
+		return nil, nil, s.fail("read", "/", err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	if err := checkNames(names, &image); err != nil {
+		return nil, nil, fmt.Errorf("image %s: %w", image.File, err)
+	}
+	s.left.Store(int64(len(names)))
+	return s, entries, nil
+}
+
+// openSource opens an image, and returns its root directory.
+func openSource(initrd string, image manifest.Image) (*source, *squashfs.Inode, error) {
+	f, _, err := openImage(initrd, image)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &source{Image: image, file: f, dirs: map[uint64]string{}, links: map[uint64]string{}}
+	root, err := s.open()
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("image %s: %w%s", image.File, err, damaged)
+	}
+	return s, root, nil
+}
+
+// open reads the image's tables.
+func (s *source) open() (*squashfs.Inode, error) {
+	info, err := s.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	s.Reader, err = squashfs.NewReader(squashfs.Input{Name: s.File, R: s.file, Size: info.Size()})
+	if err != nil {
+		return nil, err
+	}
+	return s.Root()
+}
+
+// finish counts one piece of a store path as done. The last piece of the last path
+// deletes the image.
 func (c *copier) finish(p *storePath) error {
 	if p.left.Add(-1) > 0 {
 		return nil
@@ -185,135 +244,125 @@ func (c *copier) finish(p *storePath) error {
 	if p.source.left.Add(-1) > 0 {
 		return nil
 	}
-	c.release <- struct{}{}
-	c.waiting.Go(func() {
-		defer func() { <-c.release }()
-		defer c.im.opt.Trace.begin("release", p.File)()
-		err := p.source.close()
-		if err == nil {
-			err = c.im.removeFile(p.File)
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.inWork, p.source)
-		c.done[p.index] = true
-		if c.err == nil {
-			c.err = err
-		}
-	})
-	return nil
-}
-
-func (s *source) close() error {
-	if s.root >= 0 {
-		unix.Close(s.root)
-	}
-	return s.unmount()
+	p.file.Close()
+	err := c.im.removeFile(p.File)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.inWork, p.source)
+	c.done[p.index] = true
+	return err
 }
 
 // undo removes from the store what was copied of an image that is not whole.
-func (c *copier) undo(s *source) error {
-	err := s.close()
+func (c *copier) undo(s *source) (err error) {
+	s.file.Close()
 	for _, name := range s.names {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.im.opt.Store, name)))
 	}
 	return err
 }
 
-// copyDir copies the entries of a directory, then its attributes: what is made
-// in its subdirectories later does not change them.
-func (c *copier) copyDir(d *directory, buf []byte) error {
-	src, err := openDir(d.root, d.path)
+// copyDir copies the entries of a directory that exists in the store, empty, then
+// its attributes: what is made in its subdirectories later does not change them.
+func (c *copier) copyDir(p *storePath, path string, dir *squashfs.Inode, d *squashfs.Decoder) error {
+	entries, err := p.List(dir)
 	if err != nil {
-		return d.fail("open", d.path, err)
+		return p.fail("read", path, err)
 	}
-	defer src.Close()
-	dst, err := openDir(c.store, d.path)
+	dst, err := openDir(c.store, path)
 	if err != nil {
-		return d.fail("open the copy of", d.path, err)
+		return p.fail("open the copy of", path, err)
 	}
-	defer dst.Close()
-	names, err := src.Readdirnames(-1)
-	if err != nil {
-		return d.fail("read", d.path, err)
-	}
-	for _, name := range names {
-		if err := c.copyEntry(d.storePath, int(src.Fd()), int(dst.Fd()), d.path, name, buf); err != nil {
+	defer unix.Close(dst)
+	// Data is in the order of directories walked depth first, mostly: so the
+	// subdirectories' files are likely to need the same fragments.
+	var dirs []func(d *squashfs.Decoder) error
+	for _, e := range entries {
+		dir, err := c.copyEntry(p, dst, path, e, d)
+		if err != nil {
 			return err
 		}
+		if dir != nil {
+			dirs = append(dirs, dir)
+		}
 	}
-	if err := d.setAttributes(int(src.Fd()), int(dst.Fd()), ".", &d.stat); err != nil {
-		return d.fail("set attributes of", d.path, err)
+	if err := p.setAttributes(dst, ".", dir); err != nil {
+		return p.fail("set attributes of", path, err)
 	}
+	c.later(p, dirs...)
 	return nil
 }
 
-// copyEntry copies one entry of the directory at path. A directory is only made
-// here, and put on the stack.
-func (c *copier) copyEntry(p *storePath, src, dst int, path, name string, buf []byte) error {
-	path = filepath.Join(path, name)
-	var st unix.Stat_t
-	if err := unix.Fstatat(src, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return p.fail("stat", path, err)
+// copyEntry copies one entry of the directory at path. Of a directory it only makes
+// it, and returns what is left to do.
+func (c *copier) copyEntry(p *storePath, dst int, path string, e squashfs.Entry, d *squashfs.Decoder) (dir func(d *squashfs.Decoder) error, err error) {
+	path = filepath.Join(path, e.Name)
+	in, err := p.Inode(e)
+	if err != nil {
+		return nil, p.fail("stat", path, err)
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if err := unix.Mkdirat(dst, name, 0o700); err != nil {
-			return p.fail("make directory", path, err)
+	if in.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err := p.makeDir(dst, path, in); err != nil {
+			return nil, p.fail("make directory", path, err)
 		}
-		p.left.Add(1)
-		c.mu.Lock()
-		c.stack = append(c.stack, &directory{p, path, st})
-		c.mu.Unlock()
-		c.change.Signal()
-		return nil
+		return func(d *squashfs.Decoder) error { return c.copyDir(p, path, in, d) }, nil
 	}
-	if st.Nlink > 1 {
+	if in.Links > 1 {
 		p.linkMu.Lock()
 		defer p.linkMu.Unlock()
-		if first, ok := p.links[st.Ino]; ok {
-			if err := unix.Linkat(c.store, first, dst, name, 0); err != nil {
-				return p.fail("link to "+first, path, err)
+		if first, ok := p.links[in.ID]; ok {
+			if err := unix.Linkat(c.store, first, dst, e.Name, 0); err != nil {
+				return nil, p.fail("link to "+first, path, err)
 			}
-			return nil
+			return nil, nil
 		}
-		p.links[st.Ino] = path
+		p.links[in.ID] = path
 	}
-	switch st.Mode & unix.S_IFMT {
+	switch in.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		n, err := copyFile(src, dst, name, &st, buf)
-		if err != nil {
-			return p.fail("copy", path, err)
-		}
-		c.im.bytes.Add((n + 4095) &^ 4095)
+		return nil, c.copyFile(p, dst, path, in, d)
 	case unix.S_IFLNK:
-		if err := copySymlink(src, dst, name, &st); err != nil {
-			return p.fail("copy symlink", path, err)
+		if err := unix.Symlinkat(in.Target, dst, e.Name); err != nil {
+			return nil, p.fail("copy symlink", path, err)
 		}
-	default:
-		return fmt.Errorf("image %s: %s has type %#o, a store path has only directories, files and symlinks", p.File, path, st.Mode&unix.S_IFMT)
+		if err := p.setAttributes(dst, e.Name, in); err != nil {
+			return nil, p.fail("set attributes of", path, err)
+		}
+		return nil, nil
 	}
-	if err := p.setAttributes(src, dst, name, &st); err != nil {
-		return p.fail("set attributes of", path, err)
+	return nil, fmt.Errorf("image %s: %s has type %#o, a store path has only directories, files and symlinks", p.File, path, in.Mode&unix.S_IFMT)
+}
+
+// makeDir makes the directory at path, in a directory open as dst. In an image that
+// was crafted so, it could contain itself.
+func (s *source) makeDir(dst int, path string, in *squashfs.Inode) error {
+	s.dirMu.Lock()
+	first, again := s.dirs[in.ID]
+	s.dirs[in.ID] = path
+	s.dirMu.Unlock()
+	if again {
+		return fmt.Errorf("it is the directory %s too", first)
 	}
-	return nil
+	return unix.Mkdirat(dst, filepath.Base(path), 0o700)
 }
 
 // fail adds what failed on which file of which image, and what to do about it.
 func (s *source) fail(do, path string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, unix.ENOSPC):
-		hint = " (the store's tmpfs is full: stage1.nix_size= sets its size, or the machine needs more RAM)"
-	case errors.Is(err, unix.EIO):
-		hint = " (the image is damaged: the kernel log says where)"
-	}
-	return fmt.Errorf("import %s: %s %s: %w%s", s.File, do, path, err, hint)
+	return fmt.Errorf("import %s: %s %s: %w%s", s.File, do, path, err, hint(err, "the store's tmpfs is full: stage1.nix_size= sets its size, or the machine needs more RAM"))
 }
 
-func openDir(at int, path string) (*os.File, error) {
-	fd, err := unix.Openat(at, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
+// hint says what to do about an error of a copy; full is what to do where no space
+// is left.
+func hint(err error, full string) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return " (" + full + ")"
+	case !errors.As(err, new(unix.Errno)):
+		return damaged
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return ""
+}
+
+func openDir(at int, path string) (fd int, err error) {
+	return unix.Openat(at, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }

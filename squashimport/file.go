@@ -4,46 +4,90 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
+	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"stage1/squashfs"
 )
 
-// copyFile copies the content of the regular file name from directory src to dst
-// and returns its length. Pages of zeros of a sparse file stay holes.
-func copyFile(src, dst int, name string, st *unix.Stat_t, buf []byte) (int64, error) {
-	in, err := unix.Openat(src, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// partSize is how many bytes of a larger file are one piece of work, so that all
+// workers copy it. It is a multiple of each block size.
+const partSize = 4 << 20
+
+// fileCopy is a regular file that is being copied.
+type fileCopy struct {
+	*storePath
+	path string // in the image, and in the store
+	in   *squashfs.Inode
+	left atomic.Int64 // parts that are not copied yet
+}
+
+// copyFile copies the regular file at path, of a directory open as dst. What it
+// has beyond its first part is work for all.
+func (c *copier) copyFile(p *storePath, dst int, path string, in *squashfs.Inode, d *squashfs.Decoder) error {
+	out, err := createFile(dst, filepath.Base(path), in)
 	if err != nil {
-		return 0, fmt.Errorf("open: %w", err)
-	}
-	defer unix.Close(in)
-	out, err := unix.Openat(dst, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return 0, fmt.Errorf("create: %w", err)
+		return p.fail("copy", path, err)
 	}
 	defer unix.Close(out)
-	sparse := st.Blocks*512 < st.Size
-	var n int64
-	for n < st.Size {
-		r, err := unix.Read(in, buf)
-		if err == nil && r == 0 {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return n, fmt.Errorf("read at %d of %d: %w", n, st.Size, err)
-		}
-		if err := writeAt(out, buf[:r], n, sparse); err != nil {
-			return n, fmt.Errorf("write at %d of %d: %w", n, st.Size, err)
-		}
-		n += int64(r)
+	f := &fileCopy{storePath: p, path: path, in: in}
+	f.left.Store(max(1, (in.Size+partSize-1)/partSize))
+	var parts []func(d *squashfs.Decoder) error
+	for from := int64(partSize); from < in.Size; from += partSize {
+		parts = append(parts, func(d *squashfs.Decoder) error { return c.copyPart(f, from, d) })
 	}
-	if sparse {
-		if err := unix.Ftruncate(out, n); err != nil {
-			return n, fmt.Errorf("set length %d: %w", n, err)
+	c.later(p, parts...)
+	return c.writePart(f, out, 0, d)
+}
+
+// createFile creates the copy of a regular file, with its holes.
+func createFile(dst int, name string, in *squashfs.Inode) (fd int, err error) {
+	fd, err = unix.Openat(dst, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, fmt.Errorf("create: %w", err)
+	}
+	if in.Holes {
+		if err := unix.Ftruncate(fd, in.Size); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("set length %d: %w", in.Size, err)
 		}
 	}
-	return n, nil
+	return fd, nil
+}
+
+// copyPart copies the part of a file that starts at byte from. No file is kept open
+// for its next part: an error elsewhere would leave it so.
+func (c *copier) copyPart(f *fileCopy, from int64, d *squashfs.Decoder) error {
+	out, err := unix.Openat(c.store, f.path, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return f.fail("open the copy of", f.path, err)
+	}
+	defer unix.Close(out)
+	return c.writePart(f, out, from, d)
+}
+
+// writePart writes a part of a file to its open copy. The last part to be written
+// ends the file.
+func (c *copier) writePart(f *fileCopy, out int, from int64, d *squashfs.Decoder) error {
+	to := min(from+partSize, f.in.Size)
+	if err := f.write(out, f.in, from, to, d); err != nil {
+		return f.fail("copy", f.path, err)
+	}
+	c.im.bytes.Add((to - from + 4095) &^ 4095)
+	if f.left.Add(-1) > 0 {
+		return nil
+	}
+	if err := f.setAttributes(c.store, f.path, f.in); err != nil {
+		return f.fail("set attributes of", f.path, err)
+	}
+	return nil
+}
+
+// write writes a file's content from byte from up to byte to to its open copy.
+func (s *source) write(out int, in *squashfs.Inode, from, to int64, d *squashfs.Decoder) error {
+	return s.Read(d, in, from, to, func(data []byte, off int64) error { return writeAt(out, data, off, in.Holes) })
 }
 
 // zeros is a page of a tmpfs.
@@ -62,76 +106,50 @@ func writeAt(fd int, data []byte, offset int64, skipZeros bool) error {
 		}
 		w, err := unix.Pwrite(fd, part, offset)
 		if err != nil {
-			return err
+			return fmt.Errorf("write at %d: %w", offset, err)
 		}
 		data, offset = data[w:], offset+int64(w)
 	}
 	return nil
 }
 
-func copySymlink(src, dst int, name string, st *unix.Stat_t) error {
-	target := make([]byte, st.Size+1)
-	n, err := unix.Readlinkat(src, name, target)
-	if err != nil {
-		return fmt.Errorf("read: %w", err)
-	}
-	return unix.Symlinkat(string(target[:n]), dst, name)
-}
-
 // setAttributes gives name in the directory dst the owner, mode, extended
-// attributes and time of modification of its original in src, in an order in
-// which none undoes another: a change of owner clears the set-user-ID bit.
-func (s *source) setAttributes(src, dst int, name string, st *unix.Stat_t) error {
-	if st.Uid != 0 || st.Gid != 0 {
-		if err := unix.Fchownat(dst, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("owner %d:%d: %w", st.Uid, st.Gid, err)
+// attributes and time of modification of its original, in an order in which none
+// undoes another: a change of owner clears the set-user-ID bit.
+func (s *source) setAttributes(dst int, name string, in *squashfs.Inode) error {
+	if in.UID != 0 || in.GID != 0 {
+		if err := unix.Fchownat(dst, name, int(in.UID), int(in.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("owner %d:%d: %w", in.UID, in.GID, err)
 		}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(dst, name, st.Mode&0o7777, 0); err != nil {
-			return fmt.Errorf("mode %#o: %w", st.Mode&0o7777, err)
+	if in.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Fchmodat(dst, name, in.Mode&0o7777, 0); err != nil {
+			return fmt.Errorf("mode %#o: %w", in.Mode&0o7777, err)
 		}
 	}
-	if s.xattrs {
-		if err := copyXattrs(src, dst, name); err != nil {
-			return err
-		}
+	xattrs, err := s.Xattrs(in)
+	if err != nil {
+		return err
 	}
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}
+	if err := setXattrs(dst, name, xattrs); err != nil {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: in.Mtime}}
 	if err := unix.UtimesNanoAt(dst, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("time of modification: %w", err)
 	}
 	return nil
 }
 
-// maxXattr is the kernel's limit for a list of names and for a value:
-// XATTR_LIST_MAX and XATTR_SIZE_MAX in linux/limits.h.
-const maxXattr = 64 << 10
-
-// copyXattrs copies extended attributes by way of /proc, since no kernel has the
-// calls for a name in a directory before 6.13.
-func copyXattrs(src, dst int, name string) error {
-	from, to := fmt.Sprintf("/proc/self/fd/%d/%s", src, name), fmt.Sprintf("/proc/self/fd/%d/%s", dst, name)
-	list := make([]byte, maxXattr)
-	n, err := unix.Llistxattr(from, list)
-	// EOPNOTSUPP: a kernel whose squashfs is built without SQUASHFS_XATTR.
-	if errors.Is(err, unix.EOPNOTSUPP) || n == 0 {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list extended attributes: %w", err)
-	}
-	value := make([]byte, maxXattr)
-	for attr := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
-		v, err := unix.Lgetxattr(from, attr, value)
-		if err != nil {
-			return fmt.Errorf("read extended attribute %s: %w", attr, err)
-		}
-		err = unix.Lsetxattr(to, attr, value[:v], 0)
+// setXattrs sets extended attributes by way of /proc, since no kernel has the call
+// for a name in a directory before 6.13.
+func setXattrs(dst int, name string, xattrs []squashfs.Xattr) error {
+	for _, x := range xattrs {
+		err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dst, name), x.Name, x.Value, 0)
 		// EOPNOTSUPP: a tmpfs has user.* from Linux 6.6. A NAR carries no extended
 		// attributes, so the store path is whole without.
 		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("set extended attribute %s: %w", attr, err)
+			return fmt.Errorf("set extended attribute %s: %w", x.Name, err)
 		}
 	}
 	return nil

@@ -17,12 +17,8 @@ import (
 // mounted is an image, mounted read-only.
 type mounted struct {
 	manifest.Image
-	dir    string // where it is mounted
-	xattrs bool   // whether any inode has extended attributes
+	dir string // where it is mounted
 }
-
-// noXattrs is the start of the xattr table of an image that has none.
-const noXattrs = ^uint64(0)
 
 // openImage opens an image's file and checks its superblock, of which the kernel
 // says little when it refuses it.
@@ -78,7 +74,7 @@ func mountImage(initrd string, image manifest.Image, dir string) (*mounted, erro
 		os.Remove(dir) // best effort: what matters is the mount's error
 		return nil, fmt.Errorf("image %s: %w%s", image.File, err, mountHint(err, sb))
 	}
-	return &mounted{Image: image, dir: dir, xattrs: sb.XattrStart != noXattrs}, nil
+	return &mounted{Image: image, dir: dir}, nil
 }
 
 // mount is mountImage of one of the importer's images.
@@ -145,14 +141,6 @@ func checkNames(names []string, image *manifest.Image) error {
 		}
 	}
 	return nil
-}
-
-// unmount unmounts the image, which detaches its loop device.
-func (m *mounted) unmount() error {
-	if err := mount.Unmount(m.dir, false); err != nil {
-		return fmt.Errorf("image %s: %w", m.File, err)
-	}
-	return os.Remove(m.dir)
 }
 
 // scratchDir is where the i-th image is mounted. The names are short since the

@@ -13,6 +13,11 @@ import (
 // images on Linux 6.1.
 const layerRAM = 420 << 10
 
+// workerRAM is the RAM in bytes that a worker takes that copies: the tables of the
+// image that it reads, decompressors, blocks, and what the garbage collector has not
+// found yet.
+const workerRAM = 8 << 20
+
 // RAM is what an import in a mode, not [Auto], takes at most beyond what the
 // images' files have taken before, in bytes; 0 where the sizes are not known
 // (seed), -1 where the mode can't do it. Jobs is as in [Options].
@@ -37,8 +42,8 @@ func RAM(mode Mode, images []manifest.Image, jobs int) int64 {
 	}
 	slices.SortFunc(sizes, func(a, b int64) int { return cmp.Compare(b, a) })
 	need := unpacked
-	for _, size := range sizes[min(len(sizes), workers(jobs)+releases):] {
+	for _, size := range sizes[min(len(sizes), workers(jobs)):] {
 		need -= size
 	}
-	return max(need, 0) + layerRAM*min(n, int64(workers(jobs)+releases))
+	return max(need, 0) + workerRAM*int64(workers(jobs))
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stage1/manifest"
+	"stage1/squashfs"
 )
 
 // CopyRoot copies the tree of a root image into root, the new root, in which the
@@ -19,20 +20,17 @@ import (
 // directory nor symlink, and what has a set-user-ID or set-group-ID bit is not
 // copied but an error.
 //
-// initrd is the directory in which the image's file name is looked up, scratch is
-// where to mount it; it is made. On an error nothing of the tree is left in root.
-func CopyRoot(initrd string, image manifest.Image, root, scratch string) (err error) {
-	m, err := mountImage(initrd, image, scratch)
+// initrd is the directory in which the image's file name is looked up. On an error
+// nothing of the tree is left in root.
+func CopyRoot(initrd string, image manifest.Image, root string) error {
+	s, dir, err := openSource(initrd, image)
 	if err != nil {
 		return err
 	}
-	r := &rootCopier{source: &source{mounted: m}, buf: make([]byte, copySize)}
-	err = r.copy(root)
-	if err != nil {
-		err = errors.Join(err, r.undo(root))
-	}
-	if err := errors.Join(err, m.unmount()); err != nil {
-		return err
+	defer s.file.Close()
+	r := &rootCopier{source: s}
+	if err := r.copy(dir, root); err != nil {
+		return errors.Join(err, r.undo(root))
 	}
 	path := filepath.Join(initrd, image.File)
 	if err := unix.Unlink(path); err != nil {
@@ -44,58 +42,52 @@ func CopyRoot(initrd string, image manifest.Image, root, scratch string) (err er
 // rootCopier copies one root image.
 type rootCopier struct {
 	*source
-	buf  []byte
-	made []string // paths in root, each after the directory that it is in
+	decoder squashfs.Decoder
+	made    []string // paths in root, each after the directory that it is in
 }
 
-func (r *rootCopier) copy(root string) error {
-	src, err := openDir(unix.AT_FDCWD, r.dir)
-	if err != nil {
-		return r.fail("open", "/", err)
-	}
-	defer src.Close()
+func (r *rootCopier) copy(dir *squashfs.Inode, root string) error {
 	dst, err := openDir(unix.AT_FDCWD, root)
 	if err != nil {
 		return r.fail("open the new root's", "/", err)
 	}
-	defer dst.Close()
-	return r.copyDir(src, dst, "/")
+	defer unix.Close(dst)
+	return r.copyDir(dir, dst, "/")
 }
 
-func (r *rootCopier) copyDir(src, dst *os.File, dir string) error {
-	names, err := src.Readdirnames(-1)
+func (r *rootCopier) copyDir(dir *squashfs.Inode, dst int, p string) error {
+	entries, err := r.List(dir)
 	if err != nil {
-		return r.fail("read", dir, err)
+		return r.fail("read", p, err)
 	}
-	for _, name := range names {
-		if err := r.copyEntry(src, dst, path.Join(dir, name), name); err != nil {
+	for _, e := range entries {
+		if err := r.copyEntry(e, dst, path.Join(p, e.Name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *rootCopier) copyEntry(src, dst *os.File, p, name string) error {
+func (r *rootCopier) copyEntry(e squashfs.Entry, dst int, p string) error {
 	if err := manifest.CheckRootPath(p); err != nil {
 		return r.fail("copy", p, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(src.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	in, err := r.Inode(e)
+	if err != nil {
 		return r.fail("stat", p, err)
 	}
-	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
-		return r.fail("copy", p, fmt.Errorf("its mode is %#o: a root image has no set-user-ID or set-group-ID bit", st.Mode&0o7777))
+	if in.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		return r.fail("copy", p, fmt.Errorf("its mode is %#o: a root image has no set-user-ID or set-group-ID bit", in.Mode&0o7777))
 	}
-	var err error
-	switch st.Mode & unix.S_IFMT {
+	switch in.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return r.copySubdir(src, dst, p, name, &st)
+		return r.copySubdir(in, dst, p)
 	case unix.S_IFREG:
-		_, err = copyFile(int(src.Fd()), int(dst.Fd()), name, &st, r.buf)
+		err = r.copyFile(in, dst, e.Name)
 	case unix.S_IFLNK:
-		err = copySymlink(int(src.Fd()), int(dst.Fd()), name, &st)
+		err = unix.Symlinkat(in.Target, dst, e.Name)
 	default:
-		err = fmt.Errorf("it has type %#o: a root image has only directories, files and symlinks", st.Mode&unix.S_IFMT)
+		err = fmt.Errorf("it has type %#o: a root image has only directories, files and symlinks", in.Mode&unix.S_IFMT)
 	}
 	if !errors.Is(err, unix.EEXIST) {
 		r.made = append(r.made, p)
@@ -103,35 +95,39 @@ func (r *rootCopier) copyEntry(src, dst *os.File, p, name string) error {
 	if err != nil {
 		return r.fail("copy", p, err)
 	}
-	if err := r.setAttributes(int(src.Fd()), int(dst.Fd()), name, &st); err != nil {
+	if err := r.setAttributes(dst, e.Name, in); err != nil {
 		return r.fail("set attributes of", p, err)
 	}
 	return nil
 }
 
+func (r *rootCopier) copyFile(in *squashfs.Inode, dst int, name string) error {
+	out, err := createFile(dst, name, in)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(out)
+	return r.write(out, in, 0, in.Size, &r.decoder)
+}
+
 // copySubdir copies a directory. One that is there already keeps its attributes.
-func (r *rootCopier) copySubdir(src, dst *os.File, p, name string, st *unix.Stat_t) error {
-	err := unix.Mkdirat(int(dst.Fd()), name, 0o700)
+func (r *rootCopier) copySubdir(dir *squashfs.Inode, dst int, p string) error {
+	err := r.makeDir(dst, p, dir)
 	isNew := err == nil
 	if isNew {
 		r.made = append(r.made, p)
 	} else if !errors.Is(err, unix.EEXIST) {
 		return r.fail("make directory", p, err)
 	}
-	from, err := openDir(int(src.Fd()), name)
-	if err != nil {
-		return r.fail("open", p, err)
-	}
-	defer from.Close()
-	to, err := openDir(int(dst.Fd()), name)
+	to, err := openDir(dst, path.Base(p))
 	if err != nil {
 		return r.fail("open the new root's", p, err)
 	}
-	defer to.Close()
-	if err := r.copyDir(from, to, p); err != nil || !isNew {
+	defer unix.Close(to)
+	if err := r.copyDir(dir, to, p); err != nil || !isNew {
 		return err
 	}
-	if err := r.setAttributes(int(from.Fd()), int(to.Fd()), ".", st); err != nil {
+	if err := r.setAttributes(to, ".", dir); err != nil {
 		return r.fail("set attributes of", p, err)
 	}
 	return nil
@@ -139,14 +135,8 @@ func (r *rootCopier) copySubdir(src, dst *os.File, p, name string, st *unix.Stat
 
 // fail says which file of the image it was, and what to do about it.
 func (r *rootCopier) fail(do, p string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, unix.ENOSPC):
-		hint = " (the tmpfs is full: stage1.nix_size= sets the size of the one on /nix, stage1.root_size= of the one on /)"
-	case errors.Is(err, unix.EIO):
-		hint = " (the image is damaged: the kernel log says where)"
-	}
-	return fmt.Errorf("root image %s: %s %s: %w%s", r.File, do, p, err, hint)
+	full := "the tmpfs is full: stage1.nix_size= sets the size of the one on /nix, stage1.root_size= of the one on /"
+	return fmt.Errorf("root image %s: %s %s: %w%s", r.File, do, p, err, hint(err, full))
 }
 
 // undo removes what was made.

@@ -41,7 +41,7 @@ func TestCopyRoot(t *testing.T) {
 	fx, root := rootFixture(t)
 	fx.rootImage()
 	was := listing(t, root)
-	if err := CopyRoot(fx.opt.Initrd, fx.images[0], root, fx.opt.Scratch); err != nil {
+	if err := CopyRoot(fx.opt.Initrd, fx.images[0], root); err != nil {
 		t.Fatal(err)
 	}
 	// What was there stays as it was.
@@ -116,7 +116,7 @@ func TestCopyRootFaults(t *testing.T) {
 				return string(out)
 			}
 			was := files()
-			err := CopyRoot(fx.opt.Initrd, fx.images[0], root, fx.opt.Scratch)
+			err := CopyRoot(fx.opt.Initrd, fx.images[0], root)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("CopyRoot = %v, want an error with %q", err, c.want)
 			}
@@ -134,11 +134,11 @@ func TestCopyRootAgain(t *testing.T) {
 	fx, root := rootFixture(t)
 	fx.rootImage()
 	fx.sh("echo other > " + root + "/empty")
-	if err := CopyRoot(fx.opt.Initrd, fx.images[0], root, fx.opt.Scratch); err == nil {
+	if err := CopyRoot(fx.opt.Initrd, fx.images[0], root); err == nil {
 		t.Fatal("CopyRoot over a file = nil, want an error")
 	}
 	fx.sh("rm " + root + "/empty")
-	if err := CopyRoot(fx.opt.Initrd, fx.images[0], root, fx.opt.Scratch); err != nil {
+	if err := CopyRoot(fx.opt.Initrd, fx.images[0], root); err != nil {
 		t.Errorf("CopyRoot again: %v", err)
 	}
 }

@@ -369,7 +369,7 @@ func (b *boot) copyRoot() error {
 	if b.manifest.Root == nil {
 		return nil
 	}
-	return squashimport.CopyRoot("/", *b.manifest.Root, newRoot, scratch)
+	return squashimport.CopyRoot("/", *b.manifest.Root, newRoot)
 }
 
 func (b *boot) findInit() (err error) {

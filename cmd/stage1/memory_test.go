@@ -50,7 +50,7 @@ func TestFittingMode(t *testing.T) {
 		err          string
 	}{
 		{"auto", "", linked, nil, 60, squashimport.Auto, ""},
-		{"auto without RAM", "", linked, nil, 40, "", "by overlay it needs 50.8 MB, by copy it needs 470.2 MB, and 41.9 of 1073.7 MB are free (50 MB are for the system): use a machine with 10 MB more"},
+		{"auto without RAM", "", linked, nil, 40, "", "by overlay it needs 50.8 MB, by copy it needs 486.5 MB, and 41.9 of 1073.7 MB are free (50 MB are for the system): use a machine with 10 MB more"},
 		{"registration", "", linked, registration, 50, "", "by overlay it needs 61.2 MB"},
 		{"overlay", "stage1.store=overlay", linked, nil, 60, squashimport.Overlay, ""},
 		{"overlay without RAM", "stage1.store=overlay", linked, nil, 40, "", "by overlay it needs 50.8 MB, and 41.9"},
