@@ -100,14 +100,23 @@ func (b *imageBuilder) build(ctx context.Context, key string, e *registration.En
 	}
 	tmp, err := b.cache.temp()
 	if err != nil {
-		return c, err
+		return c, fmt.Errorf("there is none, and none can be made: %w", err)
 	}
 	defer os.Remove(tmp)
 	if err := b.squash.make(ctx, []string{src}, tmp, e.NarSize); err != nil {
 		return c, err
 	}
 	if err := checkMade(tmp, path.Base(e.Path)); err != nil {
+		return c, fmt.Errorf("mksquashfs made a bad one of %s: %w", src, err)
+	}
+	// The image stands for this hash from now on, so this is the time to see that
+	// the store path has it: not before it was read for the image.
+	hash, err := narHash(ctx, src)
+	if err != nil {
 		return c, err
+	}
+	if hash != e.NarHash {
+		return c, fmt.Errorf("%s is not what was registered: the SHA-256 of its NAR is %s, that of the registration %s: try nix-store --repair-path", src, hash, e.NarHash)
 	}
 	return b.cache.put(key, tmp, c)
 }

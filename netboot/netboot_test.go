@@ -160,8 +160,7 @@ func TestBuildOneChange(t *testing.T) {
 	}
 }
 
-// TestBuildDamagedCache checks that a damaged image does not get into the output.
-// TestBuildLinked compares what is in the image or images with the store.
+// TestBuildLinked looks into the image or images.
 func TestBuildLinked(t *testing.T) {
 	s := newTestStore(t)
 	for _, c := range []struct {
@@ -173,26 +172,34 @@ func TestBuildLinked(t *testing.T) {
 		if _, err := Build(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
-		data, err := os.ReadFile(filepath.Join(o.Output, storeName))
-		if err != nil {
-			t.Fatal(err)
-		}
-		archive := readArchive(t, data)
-		if len(archive) != c.images {
-			t.Errorf("NoLink %v: %d images, want %d", c.noLink, len(archive), c.images)
-		}
-		dir := filepath.Join(t.TempDir(), "store")
-		for _, image := range archive {
-			file := filepath.Join(t.TempDir(), "image")
-			writeFile(t, file, image, 0o644)
-			run(t, "unsquashfs", "-quiet", "-no-progress", "-force", "-dest", dir, file)
-		}
-		for _, p := range []string{s.tools, s.file, s.link, s.kernel, s.toplevel} {
-			run(t, "diff", "--recursive", "--no-dereference", s.real(p), filepath.Join(dir, filepath.Base(p)))
+		if n := checkImages(t, s, o.Output); n != c.images {
+			t.Errorf("NoLink %v: %d images, want %d", c.noLink, n, c.images)
 		}
 	}
 }
 
+// checkImages compares what unsquashfs gets out of the images with the store. It
+// returns their number.
+func checkImages(t *testing.T, s *testStore, output string) int {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(output, storeName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := readArchive(t, data)
+	dir := filepath.Join(t.TempDir(), "store")
+	for _, image := range archive {
+		file := filepath.Join(t.TempDir(), "image")
+		writeFile(t, file, image, 0o644)
+		run(t, "unsquashfs", "-quiet", "-no-progress", "-force", "-dest", dir, file)
+	}
+	for _, p := range []string{s.tools, s.file, s.link, s.kernel, s.toplevel} {
+		run(t, "diff", "--recursive", "--no-dereference", s.real(p), filepath.Join(dir, filepath.Base(p)))
+	}
+	return len(archive)
+}
+
+// TestBuildDamagedCache checks that a damaged image does not get into the output.
 func TestBuildDamagedCache(t *testing.T) {
 	s := newTestStore(t)
 	o := s.options()
@@ -251,6 +258,7 @@ func TestBuildOptions(t *testing.T) {
 	ucode := archive(t, "kernel/x86/microcode/GenuineIntel.bin")
 	s.write(s.kernel+"/initrd", string(ucode)+"\x1f\x8bthe rest", 0o444)
 	s.symlink(s.toplevel+"/initrd", s.kernel+"/initrd")
+	s.register([]string{s.kernel}, []string{s.toplevel, s.tools, s.link, s.kernel, s.toplevel})
 	o := s.options()
 	o.Modules = []string{"nic"}
 	o.DebugShell = true
