@@ -27,10 +27,11 @@ import (
 //
 // An image is never changed under its name. An entry that is damaged, as after a
 // power cut, does not match its digest and counts as absent: nothing needs to be
-// synced to disk.
+// synced to disk. A cache that cannot be written to serves what it has.
 type cache struct {
-	dir  string
-	lock *os.File
+	dir      string
+	lock     *os.File
+	readOnly bool
 }
 
 // cachedImage says what the image of one store path is.
@@ -42,32 +43,81 @@ type cachedImage struct {
 }
 
 // openCache opens the cache at dir, makes it if need be, and locks it by how:
-// LOCK_SH to build, LOCK_EX to prune.
+// LOCK_SH to build, LOCK_EX to prune. It removes what was left by builds that
+// were killed, unless others use the cache.
 func openCache(ctx context.Context, dir string, how int) (*cache, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	c := &cache{dir: dir}
+	file := filepath.Join(dir, "lock")
+	var err error
+	c.lock, err = os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o644)
+	if isReadOnly(err) {
+		if f, openErr := os.Open(file); openErr == nil {
+			c.lock, c.readOnly, err = f, true, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	// Not a blocking flock, which ctx could not end.
+	if !c.readOnly && c.tryLock(unix.LOCK_EX) == nil {
+		// What another user left costs room only; prune says what it is.
+		if err = c.removeTemp(); how == unix.LOCK_SH && errors.Is(err, fs.ErrPermission) {
+			err = nil
+		}
+	}
+	if err == nil {
+		err = c.waitLock(ctx, how)
+	}
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return c, nil
+}
+
+// isReadOnly reports whether err comes of a place that we may not write to.
+func isReadOnly(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
+func (c *cache) tryLock(how int) error { return unix.Flock(int(c.lock.Fd()), how|unix.LOCK_NB) }
+
+// waitLock does not block in flock, which ctx could not end.
+func (c *cache) waitLock(ctx context.Context, how int) error {
 	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		err := c.tryLock(how)
 		if err == nil {
-			return &cache{dir, f}, nil
+			return nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("cache: lock %s: %w", f.Name(), err)
+			return fmt.Errorf("lock %s: %w", c.lock.Name(), err)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("cache: lock %s, which another process holds: %w", f.Name(), ctx.Err())
+			return fmt.Errorf("lock %s, which another process holds: %w", c.lock.Name(), ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// removeTemp removes what was being written. Nobody else may use the
+// cache.
+func (c *cache) removeTemp() error {
+	list, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if !strings.HasPrefix(d.Name(), "tmp-") {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(c.dir, d.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *cache) close() { c.lock.Close() }
@@ -98,7 +148,8 @@ func (c *cache) get(key string) (im cachedImage, ok bool, err error) {
 		return im, false, nil
 	}
 	now := time.Now()
-	if err := os.Chtimes(c.imageFile(sum), now, now); err != nil {
+	// Where it cannot be written to, it is not pruned from here either.
+	if err := os.Chtimes(c.imageFile(sum), now, now); err != nil && !c.readOnly {
 		return im, false, fmt.Errorf("cache: %w", err)
 	}
 	return im, true, nil
@@ -138,13 +189,22 @@ func (c *cache) temp() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cache: %w", err)
 	}
-	return f.Name(), f.Close()
+	defer f.Close()
+	// CreateTemp keeps it to its owner; a Nix store is for everybody.
+	if err := f.Chmod(0o644); err != nil {
+		return "", fmt.Errorf("cache: %w", err)
+	}
+	return f.Name(), nil
 }
 
-// tempDir makes an empty directory in the cache and returns its path without
-// symlinks.
+// tempDir makes an empty directory in the cache, or elsewhere if that cannot be
+// written to, and returns its path without symlinks.
 func (c *cache) tempDir() (string, error) {
-	dir, err := os.MkdirTemp(c.dir, "tmp-")
+	in := c.dir
+	if c.readOnly {
+		in = os.TempDir()
+	}
+	dir, err := os.MkdirTemp(in, "tmp-")
 	if err != nil {
 		return "", fmt.Errorf("cache: %w", err)
 	}
@@ -204,18 +264,14 @@ func Prune(ctx context.Context, o PruneOptions) (*PruneResult, error) {
 	}
 	var images []fs.FileInfo
 	for _, d := range list {
-		switch {
-		case strings.HasPrefix(d.Name(), "tmp-"):
-			err = os.RemoveAll(filepath.Join(dir, d.Name()))
-		case strings.HasSuffix(d.Name(), ".squashfs"):
-			var info fs.FileInfo
-			if info, err = d.Info(); err == nil {
-				images = append(images, info)
-			}
+		if !strings.HasSuffix(d.Name(), ".squashfs") {
+			continue
 		}
+		info, err := d.Info()
 		if err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
+		images = append(images, info)
 	}
 	res, err := c.pruneImages(images, o)
 	if err != nil {
