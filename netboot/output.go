@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -21,8 +23,9 @@ import (
 // output is the directory that a build makes. It is written beside where it
 // belongs and put there as a whole.
 type output struct {
-	dir string // where it belongs
-	tmp string // where it is written
+	dir  string   // where it belongs
+	tmp  string   // where it is written
+	lock *os.File // of the directory at tmp: it is somebody's, see removeStale
 }
 
 // newOutput checks that dir may be replaced and starts a directory beside it.
@@ -37,16 +40,76 @@ func newOutput(dir string) (*output, error) {
 	if err := checkOurs(dir); err != nil {
 		return nil, err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".tmp-")
-	if err != nil {
+	if err := removeStale(dir); err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	o := &output{dir: dir}
+	if err := o.makeTemp(); err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
 	// MkdirTemp keeps it to its owner; a web server is to read it.
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		os.Remove(tmp)
+	if err := o.lock.Chmod(0o755); err != nil {
+		o.discard()
 		return nil, fmt.Errorf("output: %w", err)
 	}
-	return &output{dir, tmp}, nil
+	return o, nil
+}
+
+// tempPrefix is how the names begin of what is written beside dir.
+func tempPrefix(dir string) string { return "." + filepath.Base(dir) + ".tmp-" }
+
+// makeTemp makes the directory at tmp and locks it. A file system without locks
+// has nothing that is stale, either.
+func (o *output) makeTemp() (err error) {
+	for {
+		if o.tmp, err = os.MkdirTemp(filepath.Dir(o.dir), tempPrefix(o.dir)+"*"); err != nil {
+			return err
+		}
+		if o.lock, err = os.Open(o.tmp); errors.Is(err, fs.ErrNotExist) {
+			continue // taken for stale, and removed
+		}
+		if err != nil {
+			os.Remove(o.tmp)
+			return err
+		}
+		locked := unix.Flock(int(o.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if _, err := os.Lstat(o.tmp); err == nil && !errors.Is(locked, unix.EWOULDBLOCK) {
+			return nil
+		}
+		o.lock.Close()
+	}
+}
+
+// removeStale removes what builds that were killed left beside dir. What another
+// build writes is locked.
+func removeStale(dir string) error {
+	parent := filepath.Dir(dir)
+	list, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		random, ok := strings.CutPrefix(d.Name(), tempPrefix(dir))
+		if _, err := strconv.ParseUint(random, 10, 32); !ok || err != nil || !d.IsDir() {
+			continue
+		}
+		tmp := filepath.Join(parent, d.Name())
+		f, err := os.Open(tmp)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = os.RemoveAll(tmp)
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkOurs refuses to replace a directory that holds anything but what a build
@@ -109,14 +172,28 @@ func (o *output) commit() error {
 		err = unix.Renameat2(unix.AT_FDCWD, o.tmp, unix.AT_FDCWD, o.dir, unix.RENAME_EXCHANGE)
 	}
 	if err != nil {
-		return fmt.Errorf("output: put %s in the place of %s: %w", o.tmp, o.dir, err)
+		return fmt.Errorf("output: put %s in the place of %s: %w%s", o.tmp, o.dir, err, commitHint(err))
 	}
 	o.discard() // of the old one, now at tmp
 	return nil
 }
 
+// commitHint says what to do about an error of rename(2) or renameat2(2).
+func commitHint(err error) string {
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+		return ": its file system cannot exchange two directories at once (RENAME_EXCHANGE): remove the old one first, or choose a place on another file system"
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EXDEV):
+		return ": is it a mount point? choose a directory in it"
+	}
+	return ""
+}
+
 // discard removes what is at tmp, if anything is.
-func (o *output) discard() { os.RemoveAll(o.tmp) }
+func (o *output) discard() {
+	os.RemoveAll(o.tmp)
+	o.lock.Close()
+}
 
 // padFile fills f with zeros up to a multiple of pageSize,
 // which the kernel skips.
