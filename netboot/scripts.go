@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -89,6 +90,8 @@ func kernelParams(t *toplevel, manifestSHA256, extra string) string {
 	return line
 }
 
+var kernelNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+~-]*$`)
+
 // check refuses what would not reach the kernel as it stands. iPXE knows no
 // quotes: it splits commands at white space and puts them together again with
 // single spaces, expands ${…}, and takes ||, && and ; for its own and # for the
@@ -115,8 +118,9 @@ func (s scripts) check() error {
 			return fmt.Errorf("kernel command line %q: iPXE would make one space of the white space in %q", line, quoted)
 		}
 	}
-	if strings.ContainsAny(s.Kernel, " \t$#") {
-		return fmt.Errorf("kernel %q: iPXE cannot load a file of that name", s.Kernel)
+	// It stands in a command, and is a URI to iPXE.
+	if !kernelNames.MatchString(s.Kernel) {
+		return fmt.Errorf("kernel %q: iPXE may not load a file of that name: want letters, digits and any of ._+~-", s.Kernel)
 	}
 	return nil
 }

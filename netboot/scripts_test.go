@@ -40,7 +40,7 @@ boot
 
 // TestKexec runs the script with a kexec that shows what it is given.
 func TestKexec(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "a dir")
+	dir := filepath.Join(t.TempDir(), strings.ReplaceAll(strings.Join(oddNames, ""), ":", "")+"\n") // no colon in $PATH
 	var b strings.Builder
 	if err := (scripts{"bzImage", `init=/t/init foo="a  'b'"`}).writeKexec(&b); err != nil {
 		t.Fatal(err)
@@ -101,10 +101,14 @@ func TestScriptsRefuse(t *testing.T) {
 		{"bzImage", "a #b", `"#b"`},
 		{"bzImage", `a="b  c"`, `white space in "b  c"`},
 		{"bz Image", "quiet", `"bz Image"`},
+		{"bzImage\nshell", "quiet", `"bzImage\nshell"`},
+		{"-bzImage", "quiet", `"-bzImage"`},
+		{"bz%49mage", "quiet", `"bz%49mage"`},
+		{"a:b", "quiet", `"a:b"`},
 	} {
 		wantError(t, test.params, scripts{test.kernel, test.params}.check(), test.want)
 	}
-	ok := scripts{"vmlinuz-6.1.0-56-amd64", `init=/t/init  a="b c"  d`}
+	ok := scripts{"vmlinuz-6.1.0-56_amd64+b~1", `init=/t/init  a="b c"  d`}
 	if err := ok.check(); err != nil {
 		t.Errorf("check of %q: %v", ok.params, err)
 	}
