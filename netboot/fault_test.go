@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -63,6 +64,7 @@ func onlyProgram(t *testing.T, name string) {
 func TestBuildFaults(t *testing.T) {
 	s := newTestStore(t)
 	clean := s.options()
+	clean.NoDatabase = true // it takes longer than all else
 	if _, err := Build(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +89,7 @@ func TestBuildFaults(t *testing.T) {
 		{"mksquashfs writes nothing", mksquashfs("exit 0"), []string{s.file, "mksquashfs made a bad one", "not a squashfs image"}},
 		{"mksquashfs writes a short image", mksquashfs(`"$REAL" "$@"; truncate -s 150 "$2"`), []string{s.file, "truncated"}},
 		{"mksquashfs leaves a hole", mksquashfs(`"$REAL" "$@"; dd if=/dev/zero of="$2" bs=1 seek=96 count=150 conv=notrunc status=none`), []string{s.file, "mksquashfs made a bad one"}},
-		{"mksquashfs takes another path", mksquashfs("shift; exec \"$REAL\" " + s.real(s.tools) + ` "$@"`), []string{s.file, "of 10 inodes, want 1 of 1"}},
+		{"mksquashfs takes another path", mksquashfs("shift; exec \"$REAL\" " + s.real(s.tools) + ` "$@"`), []string{s.file, "into its root directory"}},
 		{"a store path disappears", mksquashfs("rm -f " + s.real(s.file) + `; exec "$REAL" "$@"`), []string{s.file, "Cannot stat"}},
 		{"a store path disappears late", mksquashfs(`"$REAL" "$@"; rm -f ` + s.real(s.file)), []string{s.file, "no such file"}},
 		{"a store path changes", mksquashfs(`"$REAL" "$@"; echo more >> ` + s.real(s.file)), []string{s.file, "not what was registered", "--repair-path"}},
@@ -113,7 +115,7 @@ func TestBuildFaults(t *testing.T) {
 			run(t, "cp", "-a", clean.Output, o.Output)
 			t.Run("faulty", func(t *testing.T) {
 				faulty := o
-				faulty.Append = "faulty"
+				faulty.Append, faulty.NoDatabase = "faulty", true
 				test.fault(t, &faulty)
 				_, err := Build(t.Context(), faulty)
 				wantError(t, "Build", err, test.words...)
@@ -122,6 +124,7 @@ func TestBuildFaults(t *testing.T) {
 			run(t, "diff", "-r", clean.Output, o.Output)
 			s.write(s.file, "content\n", 0o444)
 			again := o
+			again.NoDatabase = true
 			again.Output += "-again"
 			if _, err := Build(t.Context(), again); err != nil {
 				t.Errorf("Build without the fault: %v", err)
@@ -130,6 +133,8 @@ func TestBuildFaults(t *testing.T) {
 		})
 	}
 }
+
+var diskFull = regexp.MustCompile(`(?i)no space left on device|disk is full|is the disk full|disk I/O error`)
 
 // TestDiskFull builds with less and less room for the cache, and for the output.
 func TestDiskFull(t *testing.T) {
@@ -153,11 +158,12 @@ func TestDiskFull(t *testing.T) {
 		used := map[string]int64{"cache": 0, "output": size(old.Output)}[full]
 		needs := map[string]int64{"cache": size(clean.Cache), "output": size(clean.Output)}[full]
 		failed := 0
-		for i := range int64(9) {
+		for i := range int64(5) {
 			o := s.options()
 			dir := t.TempDir()
-			// From nothing to plenty: 8/8 and some for directories.
-			limit := used + needs*i/8 + pageSize*(1+i*i)
+			// From nothing to plenty: all of it, and some for directories and what is
+			// made on the way.
+			limit := used + needs*i/4 + pageSize*(1+i*i*16)
 			mountOn(t, mount.Mount{Source: "tmpfs", Target: dir, Type: "tmpfs", Data: fmt.Sprintf("size=%d", limit)})
 			if full == "cache" {
 				o.Cache = filepath.Join(dir, "cache")
@@ -170,8 +176,10 @@ func TestDiskFull(t *testing.T) {
 			if _, err := Build(t.Context(), o); err != nil {
 				failed++
 				want = old.Output
-				// mksquashfs writes it with a capital.
-				wantError(t, "Build with a full "+full, fmt.Errorf("%s", strings.ToLower(err.Error())), "no space left on device", strings.ToLower(dir))
+				// In the words of Linux, mksquashfs, SQLite and ours.
+				if !diskFull.MatchString(err.Error()) || !strings.Contains(err.Error(), dir) {
+					t.Errorf("Build with a full %s = %v, want it to say so and where", full, err)
+				}
 			}
 			run(t, "diff", "-r", want, o.Output)
 			checkNothingLeft(t, o)
@@ -183,8 +191,8 @@ func TestDiskFull(t *testing.T) {
 			}
 			run(t, "diff", "-r", clean.Output, o.Output)
 		}
-		if failed == 0 || failed == 9 {
-			t.Errorf("%d of 9 builds ran out of room for the %s, want some", failed, full)
+		if failed == 0 || failed == 5 {
+			t.Errorf("%d of 5 builds ran out of room for the %s, want some", failed, full)
 		}
 	}
 }
@@ -237,6 +245,12 @@ func TestOddNames(t *testing.T) {
 	if _, err := Build(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
+	old := clean
+	old.Output += "-old"
+	old.NoDatabase = true
+	if _, err := Build(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
 	checkContent(t, s, clean.Output)
 	checkImages(t, s, clean.Output)
 	initrd := readArchive(t, gunzip(t, must(os.ReadFile(filepath.Join(clean.Output, initrdName)))(t)))
@@ -254,12 +268,11 @@ func TestOddNames(t *testing.T) {
 		}
 		stale := filepath.Join(dir, "."+name+".tmp-1")
 		writeFile(t, filepath.Join(stale, "x"), "", 0o644)
-		for range 2 {
-			if _, err := Build(t.Context(), o); err != nil {
-				t.Errorf("Build with names like %q: %v", name, err)
-			}
-			run(t, "diff", "-r", clean.Output, o.Output)
+		run(t, "cp", "-a", old.Output, o.Output) // to be replaced
+		if _, err := Build(t.Context(), o); err != nil {
+			t.Errorf("Build with names like %q: %v", name, err)
 		}
+		run(t, "diff", "-r", clean.Output, o.Output)
 		if left := must(os.ReadDir(dir))(t); len(left) != 2 {
 			t.Errorf("%q has %v, want output and cache", dir, left)
 		}

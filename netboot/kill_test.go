@@ -103,7 +103,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		group := -cmd.Process.Pid
-		time.Sleep(time.Duration(random.Int64N(int64(whole+whole/4))))
+		time.Sleep(time.Duration(random.Int64N(int64(whole + whole/4))))
 		who := cmd.Process.Pid // or all of the group: mksquashfs goes on, or not
 		if random.IntN(2) == 0 {
 			who = group

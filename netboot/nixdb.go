@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path"
@@ -39,7 +40,10 @@ func loadDatabase(ctx context.Context, program, scratch string, s store, entries
 			}
 		}
 	}
-	cmd := exec.CommandContext(ctx, program, "--store", scratch,
+	// A path that stands alone ends at a "?" for Nix (splitUriAndParams); a value
+	// is decoded as in a URI, but for the "+".
+	root := strings.ReplaceAll(url.QueryEscape(scratch), "+", "%20")
+	cmd := exec.CommandContext(ctx, program, "--store", "local?root="+root,
 		"--option", "fsync-metadata", "false", // the scratch store need not outlive a power cut
 		"--option", "build-users-group", "",
 		"--option", "gc-reserved-space", "0",
@@ -61,7 +65,7 @@ func loadDatabase(ctx context.Context, program, scratch string, s store, entries
 	dir := filepath.Join(scratch, "nix/var/nix/db")
 	// SQLite writes the log back and removes it when the last user closes.
 	if info, err := os.Stat(filepath.Join(dir, "db.sqlite-wal")); err == nil && info.Size() > 0 {
-		return nil, fmt.Errorf("%s was left with a write-ahead log of %d bytes, which would be lost", filepath.Join(dir, "db.sqlite"), info.Size())
+		return nil, fmt.Errorf("%s was left with a write-ahead log of %d bytes, which would be lost: is the disk full?", filepath.Join(dir, "db.sqlite"), info.Size())
 	}
 	db := &nixDatabase{}
 	for name, content := range map[string]*[]byte{"db.sqlite": &db.sqlite, "schema": &db.schema} {

@@ -235,8 +235,8 @@ func TestDatabaseFaults(t *testing.T) {
 		{"it fails", "echo error: disk I/O error >&2; exit 1", []string{"nix-store", "--load-db: exit status 1:\nerror: disk I/O error"}},
 		{"it makes nothing", "exit 0", []string{"nix/var/nix/db/", "no such file"}},
 		{"another closure", `exec "$REAL" "$@" < ` + other, []string{"the Nix database has no row for "}},
-		{"a damaged database", `"$REAL" "$@" && printf x | dd of="$2/nix/var/nix/db/db.sqlite" bs=1M count=1 seek=0 status=none`, []string{"the Nix database has no row for"}},
-		{"a write-ahead log", `"$REAL" "$@" && echo x > "$2/nix/var/nix/db/db.sqlite-wal"`, []string{"db.sqlite was left with a write-ahead log of 2 bytes"}},
+		{"a damaged database", `"$REAL" "$@" && printf x | dd of="$HOME/nix/var/nix/db/db.sqlite" bs=1M count=1 seek=0 status=none`, []string{"the Nix database has no row for"}},
+		{"a write-ahead log", `"$REAL" "$@" && echo x > "$HOME/nix/var/nix/db/db.sqlite-wal"`, []string{"db.sqlite was left with a write-ahead log of 2 bytes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bin := t.TempDir()
