@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,8 +20,6 @@ type screen struct {
 	live      bool // a live line is on it, with the cursor at its beginning
 }
 
-var virtualTerminal = regexp.MustCompile(`^tty[0-9]+$`)
-
 // openScreen opens the virtual terminal that the kernel names in
 // /sys/class/tty/console/active: its consoles, of which the last is /dev/console
 // (Documentation/ABI/testing/sysfs-tty).
@@ -32,7 +30,7 @@ func openScreen(active, dev string) (screen, error) {
 	}
 	names := strings.Fields(string(text))
 	for i, name := range names {
-		if virtualTerminal.MatchString(name) {
+		if isVirtualTerminal(name) {
 			f, err := os.OpenFile(filepath.Join(dev, name), os.O_WRONLY|unix.O_NOCTTY, 0)
 			if err != nil {
 				return screen{}, err
@@ -41,6 +39,13 @@ func openScreen(active, dev string) (screen, error) {
 		}
 	}
 	return screen{}, nil
+}
+
+// isVirtualTerminal says whether a console's name is tty and a number.
+func isVirtualTerminal(name string) bool {
+	number, ok := strings.CutPrefix(name, "tty")
+	_, err := strconv.ParseUint(number, 10, 8)
+	return ok && err == nil
 }
 
 // show writes the live line over the one before. The cursor goes back to its
