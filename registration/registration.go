@@ -37,6 +37,10 @@ type Entry struct {
 // for a store path's name is 211 bytes, and no other item is as long.
 const MaxLine = 4096
 
+// maxReferences bounds the references of one store path, and so the memory of a
+// [Reader], to about 10 MB. The system-path of a large NixOS has 2,000.
+const maxReferences = 100_000
+
 // Reader reads entries one by one. Its memory does not grow with the input.
 type Reader struct {
 	scan *bufio.Scanner
@@ -88,6 +92,9 @@ func (r *Reader) Next() (*Entry, error) {
 	n, err := r.number("number of references")
 	if err != nil {
 		return nil, err
+	}
+	if n > maxReferences {
+		return nil, r.at(fmt.Errorf("number of references: %d, want at most %d", n, maxReferences))
 	}
 	for range n {
 		ref, err := r.next("reference")

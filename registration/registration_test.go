@@ -79,7 +79,8 @@ func TestNextRefuses(t *testing.T) {
 		{"a path that leads out", strings.Replace(plain, pathA, "/nix/store/../etc/passwd", 1), "not a store path"},
 		{"a hash that is none", strings.Replace(plain, hash, "123", 1), "line 2"},
 		{"a size that is none", strings.Replace(plain, "\n120\n", "\n-1\n", 1), "line 3: NAR size"},
-		{"more references than lines", strings.Replace(plain, "\n2\n", "\n18446744073709551615\n", 1), "line 9: reference"},
+		{"more references than lines", strings.Replace(plain, "\n2\n", "\n100000\n", 1), "line 9: reference"},
+		{"more references than there can be", strings.Replace(plain, "\n2\n", "\n18446744073709551615\n", 1), "line 5: number of references: 18446744073709551615, want at most 100000"},
 		{"an entry after the end", plain + "\n" + plain, "line 14: an entry follows an empty line"},
 		{"a long line", strings.Repeat("x", MaxLine+1), "token too long"},
 	} {
