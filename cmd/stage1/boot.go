@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -341,8 +342,17 @@ func importRegistration(initrd string, r *manifest.Registration, root string) (i
 // say, in bytes. One of 100,000 store paths has about 60 MB.
 const maxSeedRegistration = 256 << 20
 
-// copyRegistration copies the plain registration, entry by entry.
+// copyRegistration copies the plain registration, entry by entry. Nix takes none
+// whose paths or references are not all there.
 func copyRegistration(out io.Writer, text io.Reader, root string) (n int, err error) {
+	entries, err := os.ReadDir(root + manifest.StoreDir)
+	if err != nil {
+		return 0, err
+	}
+	store := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		store[path.Join(manifest.StoreDir, e.Name())] = true
+	}
 	w := bufio.NewWriter(out)
 	reader := registration.NewReader(io.TeeReader(text, w))
 	for {
@@ -357,8 +367,13 @@ func copyRegistration(out io.Writer, text io.Reader, root string) (n int, err er
 		if dir := filepath.Dir(e.Path); dir != manifest.StoreDir {
 			return n, fmt.Errorf("it names %s, which is not in %s", e.Path, manifest.StoreDir)
 		}
-		if _, err := os.Lstat(root + e.Path); err != nil {
-			return n, fmt.Errorf("it names %s, which no image holds: %w", e.Path, err)
+		if !store[e.Path] {
+			return n, fmt.Errorf("it names %s, which no image holds", e.Path)
+		}
+		for _, ref := range e.References {
+			if !store[ref] {
+				return n, fmt.Errorf("it says that %s refers to %s, which no image holds", e.Path, ref)
+			}
 		}
 	}
 }

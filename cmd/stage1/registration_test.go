@@ -38,6 +38,7 @@ func TestImportRegistration(t *testing.T) {
 		{"truncated", gz[:len(gz)-9], 0, "unexpected EOF"},
 		{"truncated entry", entry[:len(entry)-60], 0, "registration line"},
 		{"a path that is not in the store", absent, 0, "names /nix/store/00000000000000000000000000000000-absent, which no image holds"},
+		{"a reference to a path that is not in the store", strings.TrimSuffix(entry, toplevel+"\n") + "/nix/store/00000000000000000000000000000000-absent\n", 0, "refers to /nix/store/00000000000000000000000000000000-absent, which no image holds"},
 		{"a path of another store", elsewhere, 0, "is not in /nix/store"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
