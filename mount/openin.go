@@ -34,6 +34,9 @@ func OpenIn(root, name string, resolve uint64) (*os.File, error) {
 		if err == nil {
 			return os.NewFile(uintptr(fd), name), nil
 		}
+		if errors.Is(err, unix.EXDEV) && resolve&unix.RESOLVE_NO_XDEV != 0 {
+			err = fmt.Errorf("it is in another file system, or a link leads there: %w", err)
+		}
 		// EAGAIN: something was renamed or mounted anywhere on the machine while a
 		// ".." was followed.
 		if !errors.Is(err, unix.EAGAIN) {
