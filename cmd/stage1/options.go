@@ -164,12 +164,19 @@ var flags = []flag{
 	{"MODULE.PARAMETER=VALUE", "parameter of a kernel module that stage 1 loads", "none", nil},
 }
 
+// maxCommandLine is how many bytes of a command line a kernel keeps at most:
+// COMMAND_LINE_SIZE less the NUL, on x86 and arm64.
+const maxCommandLine = 2047
+
 // newOptions makes options of a kernel command line. Nothing in it is an error:
 // what stage 1 can't make sense of is told in warnings, and the default holds.
 func newOptions(line string) *options {
 	o := &options{
 		breaks: map[breakpoint]bool{}, moduleParams: map[string]string{},
 		onFail: actionReboot, failDelay: 10 * time.Second, store: squashimport.Auto,
+	}
+	if n := len(strings.TrimSuffix(line, "\n")); n >= maxCommandLine {
+		o.warnings = append(o.warnings, fmt.Sprintf("it has %d bytes, as many as the kernel keeps: what came after them is lost", n))
 	}
 	for _, p := range parseCommandLine(line) {
 		f := findFlag(p)

@@ -109,6 +109,10 @@ func TestOptions(t *testing.T) {
 			o.moduleParams = map[string]string{"loop": "max_loop=8 x=1", "over_lay": `a="b c"`}
 		}},
 		{"unknown unknown=1", func(*options) {}},
+		{strings.Repeat("x", 2046) + "\n", func(*options) {}},
+		{strings.Repeat("x", 2047) + "\n", func(o *options) {
+			o.warnings = []string{"it has 2047 bytes, as many as the kernel keeps: what came after them is lost"}
+		}},
 	} {
 		want := newOptions("")
 		c.want(want)
