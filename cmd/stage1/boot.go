@@ -157,6 +157,9 @@ func (b *boot) openConsole() error {
 		}
 	}
 	console.Close()
+	if again, againErr := openConsole("/dev/console"); againErr == nil {
+		b.log.console = again
+	}
 	var screenErr error
 	b.log.screen, screenErr = openScreen("/sys/class/tty/console/active", "/dev")
 	return errors.Join(err, screenErr, b.log.openKmsg())

@@ -159,8 +159,11 @@ func (k *keys) open() {
 	raw := *cooked
 	raw.Lflag &^= unix.ICANON | unix.ECHO
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
-	if unix.IoctlSetTermios(0, unix.TCSETSF, &raw) == nil {
+	// TCSETSF would do both, but wait until the terminal has taken all that was
+	// written: for ever, where nobody reads.
+	if unix.IoctlSetTermios(0, unix.TCSETS, &raw) == nil {
 		k.cooked = cooked
+		_ = unix.IoctlSetInt(0, unix.TCFLSH, unix.TCIFLUSH) // it is a terminal
 	}
 }
 
