@@ -40,9 +40,7 @@ func BenchmarkLink(b *testing.B) {
 		rss = max(rss, float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)/1024)
 	}
 	whole := filepath.Join(dir, "whole")
-	args := append(append([]string{}, cl.Paths...), whole, "-comp", "zstd", "-Xcompression-level", "15", "-b", "131072",
-		"-all-root", "-no-exports", "-no-xattrs", "-no-hardlinks", "-all-time", "1", "-quiet", "-no-progress")
-	check[string](b)(output(cl.Store.Command(b.Context(), "mksquashfs", args...)))
+	check[string](b)(output(cl.Store.Command(b.Context(), "mksquashfs", wholeArgs(cl, whole)...)))
 	linked := check[fs.FileInfo](b)(os.Stat(filepath.Join(out, "nix-store")))
 	one := check[fs.FileInfo](b)(os.Stat(whole))
 	b.ReportMetric(seconds/float64(b.N), "s-link/op")
