@@ -8,7 +8,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 1m
 
 # Debian packages that the tests and the demo need beside those of any machine.
-DEPS = attr busybox-static cpio erofs-utils ipxe-qemu kmod nix-bin ovmf qemu-system-x86 sqlite3 squashfs-tools xz-utils zstd
+DEPS = attr busybox-static cpio erofs-utils ipxe-qemu kmod nix-bin ovmf qemu-system-arm qemu-system-x86 sqlite3 squashfs-tools xz-utils zstd
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: build deps test unit vmtest lint bench fuzz demo clean

@@ -26,11 +26,16 @@ var packages = []string{
 	"util-linux", "vim",
 }
 
-// downloads returns a directory with the Debian packages that all fixtures are
-// made of: "debs" holds those of the debian closure, "linux-SUITE" a kernel's.
-func (c *Cache) downloads(ctx context.Context) (string, error) {
-	return c.Make("downloads", append([]string{release, aptConf}, packages...), func(dir string) error {
-		apt, err := newAPT(ctx)
+// downloads returns a directory with the Debian packages of an architecture that
+// fixtures are made of: "debs" holds those of the debian closure, "linux-SUITE" a
+// kernel's. For arm64 there are only the tiny closure's, and one kernel.
+func (c *Cache) downloads(ctx context.Context, arch string) (string, error) {
+	name, packages, suites := "downloads", packages, []string{release, backports}
+	if arch == arm64 {
+		name, packages, suites = "downloads-arm64", []string{"busybox-static"}, []string{release}
+	}
+	return c.Make(name, append([]string{release, aptConf}, packages...), func(dir string) error {
+		apt, err := newAPT(ctx, arch)
 		if err != nil {
 			return err
 		}
@@ -38,10 +43,10 @@ func (c *Cache) downloads(ctx context.Context) (string, error) {
 		if err := apt.download(filepath.Join(dir, "debs"), "install", packages...); err != nil {
 			return err
 		}
-		for _, suite := range []string{release, backports} {
-			// linux-image-amd64 is empty and depends on the kernel's package. Its
+		for _, suite := range suites {
+			// linux-image-ARCH is empty and depends on the kernel's package. Its
 			// newest version is in backports; without them it may be in security.
-			request := []string{"--simulate", "install", "linux-image-amd64"}
+			request := []string{"--simulate", "install", "linux-image-" + arch}
 			if suite == backports {
 				request = append(request, "-t", suite)
 			}
@@ -51,7 +56,7 @@ func (c *Cache) downloads(ctx context.Context) (string, error) {
 			}
 			m := kernelPackage.FindStringSubmatch(plan)
 			if m == nil {
-				return fmt.Errorf("linux-image-amd64 of %s depends on no kernel: %s", suite, plan)
+				return fmt.Errorf("linux-image-%s of %s depends on no kernel: %s", arch, suite, plan)
 			}
 			if err := apt.download(filepath.Join(dir, "linux-"+suite), "download", m[1]); err != nil {
 				return err
@@ -83,7 +88,8 @@ Acquire::Languages "none";
 Acquire::Retries "3";
 `
 
-func newAPT(ctx context.Context) (*apt, error) {
+// newAPT returns an apt for packages of an architecture, as Debian calls it.
+func newAPT(ctx context.Context, arch string) (*apt, error) {
 	sources, err := aptSources(ctx)
 	if err != nil {
 		return nil, err
@@ -98,7 +104,8 @@ func newAPT(ctx context.Context) (*apt, error) {
 			return nil, err
 		}
 	}
-	for name, text := range map[string]string{"status": "", "sources.list": sources, "apt.conf": fmt.Sprintf(aptConf, dir)} {
+	conf := fmt.Sprintf(aptConf, dir) + fmt.Sprintf("APT::Architecture %[1]q;\nAPT::Architectures %[1]q;\n", arch)
+	for name, text := range map[string]string{"status": "", "sources.list": sources, "apt.conf": conf} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return nil, err
 		}

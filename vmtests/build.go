@@ -10,16 +10,21 @@ import (
 	"strings"
 )
 
-// goBuild builds static programs of this module and returns a directory with
-// them, each under the last element of its package's path.
+// goBuild builds static programs of this module for amd64 and returns a directory
+// with them, each under the last element of its package's path.
 func (c *Cache) goBuild(ctx context.Context, packages ...string) (string, error) {
+	return c.goBuildFor(ctx, amd64, packages...)
+}
+
+// goBuildFor is goBuild for any architecture.
+func (c *Cache) goBuildFor(ctx context.Context, arch string, packages ...string) (string, error) {
 	tmp, err := os.MkdirTemp(c.dir, ".build-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", tmp + "/"}, packages...)...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if err := run(cmd); err != nil {
 		return "", err
 	}
@@ -36,11 +41,15 @@ func (c *Cache) goBuild(ctx context.Context, packages ...string) (string, error)
 // directory that netboots it. It returns what mknetboot says.
 func (cl *Closure) Netboot(ctx context.Context, out string, args ...string) (string, error) {
 	c := cl.Store.cache
-	bin, err := c.goBuild(ctx, "stage1/cmd/mknetboot", "stage1/cmd/stage1")
+	bin, err := c.goBuild(ctx, "stage1/cmd/mknetboot")
 	if err != nil {
 		return "", err
 	}
-	args = append([]string{"-o", out, "--cache", filepath.Join(c.dir, "images"), cl.Toplevel}, args...)
+	init, err := c.goBuildFor(ctx, cl.Kernel.Arch, "stage1/cmd/stage1")
+	if err != nil {
+		return "", err
+	}
+	args = append([]string{"-o", out, "--cache", filepath.Join(c.dir, "images"), "--stage1", filepath.Join(init, "stage1"), cl.Toplevel}, args...)
 	said, err := cl.Store.Command(ctx, filepath.Join(bin, "mknetboot"), args...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("mknetboot %s: %w: %s", strings.Join(args, " "), err, said)

@@ -32,7 +32,7 @@ var recipes embed.FS
 // on the serial console, and then runs the checks that the kernel command line
 // names: vmtest=NAME[,NAME…], see recipes/debian/checks/run.
 func (c *Cache) Debian(ctx context.Context, k *Kernel) (*Closure, error) {
-	downloads, err := c.downloads(ctx)
+	downloads, err := c.downloads(ctx, k.Arch)
 	if err != nil {
 		return nil, err
 	}
@@ -42,11 +42,11 @@ func (c *Cache) Debian(ctx context.Context, k *Kernel) (*Closure, error) {
 // Tiny returns a system of a dozen small store paths of every kind. Its init
 // records what it finds as [stage1/vmtests/facts] and powers off.
 func (c *Cache) Tiny(ctx context.Context, k *Kernel) (*Closure, error) {
-	busybox, err := c.busybox(ctx)
+	busybox, err := c.busybox(ctx, k.Arch)
 	if err != nil {
 		return nil, err
 	}
-	return c.closure(ctx, "tiny.nix", k, map[string]string{"busybox": busybox}, oddities)
+	return c.closure(ctx, "tiny.nix", k, map[string]string{"busybox": busybox, "arch": k.Arch}, oddities)
 }
 
 // Flavours returns toplevels of every kind that NixOS has, in the smallest of
@@ -54,16 +54,16 @@ func (c *Cache) Tiny(ctx context.Context, k *Kernel) (*Closure, error) {
 // same with layers of /etc, called layers, and nixos-init. Each stage records what
 // it finds, and in place of systemd something shows that and powers off.
 func (c *Cache) Flavours(ctx context.Context, k *Kernel) (*Closure, error) {
-	busybox, err := c.busybox(ctx)
+	busybox, err := c.busybox(ctx, k.Arch)
 	if err != nil {
 		return nil, err
 	}
 	return c.closure(ctx, "flavours.nix", k, map[string]string{"busybox": busybox}, nil)
 }
 
-// busybox returns the package of a static busybox.
-func (c *Cache) busybox(ctx context.Context) (string, error) {
-	downloads, err := c.downloads(ctx)
+// busybox returns the package of a static busybox for an architecture.
+func (c *Cache) busybox(ctx context.Context, arch string) (string, error) {
+	downloads, err := c.downloads(ctx, arch)
 	if err != nil {
 		return "", err
 	}
@@ -81,7 +81,7 @@ func (c *Cache) closure(ctx context.Context, recipe string, k *Kernel, args map[
 	if err != nil {
 		return nil, err
 	}
-	programs, err := c.goBuild(ctx, "stage1/vmtests/facts/record", "stage1/vmtests/facts/standin")
+	programs, err := c.goBuildFor(ctx, k.Arch, "stage1/vmtests/facts/record", "stage1/vmtests/facts/standin")
 	if err != nil {
 		return nil, err
 	}

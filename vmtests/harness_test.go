@@ -114,7 +114,9 @@ type testVM struct {
 // start the same machine.
 func start(t *testing.T, m Machine) testVM {
 	t.Helper()
-	m.Accel = must[[]string](t)(testCache(t).Accel(t.Context(), linux61(t)))
+	if m.Arch == "" {
+		m.Accel = must[[]string](t)(testCache(t).Accel(t.Context(), linux61(t)))
+	}
 	log := must[*os.File](t)(os.Create(artifact(t) + ".log"))
 	t.Cleanup(func() { log.Close() })
 	m.Output = log

@@ -6,22 +6,36 @@ import (
 	"path/filepath"
 )
 
+// Architectures, as Go and Debian call them.
+const (
+	amd64 = "amd64"
+	arm64 = "arm64"
+)
+
 // Kernel is a Debian kernel, unpacked.
 type Kernel struct {
+	Arch    string // "amd64" or "arm64"
 	Version string // as in uname -r
-	Image   string // the bzImage
+	Image   string // the bzImage; of arm64, the Image
 	Modules string // lib/modules/VERSION, with modules.dep
 }
 
 // Linux61 returns Debian 12's kernel.
-func (c *Cache) Linux61(ctx context.Context) (*Kernel, error) { return c.kernel(ctx, release) }
+func (c *Cache) Linux61(ctx context.Context) (*Kernel, error) { return c.kernel(ctx, amd64, release) }
 
 // Linux612 returns the kernel of Debian 12's backports. Its modules are
 // compressed by xz.
-func (c *Cache) Linux612(ctx context.Context) (*Kernel, error) { return c.kernel(ctx, backports) }
+func (c *Cache) Linux612(ctx context.Context) (*Kernel, error) {
+	return c.kernel(ctx, amd64, backports)
+}
 
-func (c *Cache) kernel(ctx context.Context, suite string) (*Kernel, error) {
-	downloads, err := c.downloads(ctx)
+// LinuxARM64 returns Debian 12's kernel for arm64.
+func (c *Cache) LinuxARM64(ctx context.Context) (*Kernel, error) {
+	return c.kernel(ctx, arm64, release)
+}
+
+func (c *Cache) kernel(ctx context.Context, arch, suite string) (*Kernel, error) {
+	downloads, err := c.downloads(ctx, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -44,5 +58,5 @@ func (c *Cache) kernel(ctx context.Context, suite string) (*Kernel, error) {
 		return nil, fmt.Errorf("kernel of %s: want modules of one version in %s, got %q", suite, dir, modules)
 	}
 	version := filepath.Base(modules[0])
-	return &Kernel{Version: version, Image: filepath.Join(dir, "boot/vmlinuz-"+version), Modules: modules[0]}, nil
+	return &Kernel{Arch: arch, Version: version, Image: filepath.Join(dir, "boot/vmlinuz-"+version), Modules: modules[0]}, nil
 }

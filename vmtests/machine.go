@@ -23,10 +23,11 @@ type Machine struct {
 	Netboot string  // directory with netboot.ipxe, served by HTTP to iPXE
 	Append  string  // further kernel parameters
 
+	Arch   string    // "arm64", which boots Images; "" is amd64
 	UEFI   bool      // with Netboot: OVMF instead of SeaBIOS
 	Memory int       // MiB; 0 is 1024
 	CPUs   int       // 0 is 2
-	Accel  []string  // from Cache.Accel; nil is software emulation
+	Accel  []string  // from Cache.Accel, for amd64; nil is software emulation
 	Output io.Writer // gets what the console shows, or nil
 	Serial string    // file that gets what is written to the second serial line, or ""
 }
@@ -34,6 +35,9 @@ type Machine struct {
 var (
 	kvm = []string{"-accel", "kvm", "-cpu", "host"}
 	tcg = []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	// With pointer authentication by the architecture's own cipher, a kernel
+	// takes 6.3 s of CPU to its end instead of 1.4 s.
+	tcgARM64 = []string{"-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on"}
 )
 
 // Accel returns QEMU's arguments for KVM if a kernel reaches user mode under it,
@@ -123,7 +127,7 @@ func (m *Machine) prepare(ctx context.Context, vm *VM) (*qemu.Options, error) {
 	vm.dir = dir
 
 	fns := []qemu.Fn{
-		qemu.WithQEMUCommand(cmp.Or(os.Getenv("VMTEST_QEMU"), "qemu-system-x86_64")),
+		qemu.WithQEMUCommand(m.command()),
 		qemu.ArbitraryArgs("-m", fmt.Sprint(cmp.Or(m.Memory, 1024)), "-smp", fmt.Sprint(cmp.Or(m.CPUs, 2))),
 		qemu.ArbitraryArgs(m.accel()...),
 		qemu.ArbitraryArgs("-no-reboot", "-qmp", "unix:"+vm.qmp+",server=on,wait=off"),
@@ -139,10 +143,22 @@ func (m *Machine) prepare(ctx context.Context, vm *VM) (*qemu.Options, error) {
 	if err != nil {
 		return nil, err
 	}
-	return qemu.OptionsFor(qemu.ArchAMD64, fns...)
+	return qemu.OptionsFor(qemu.Arch(cmp.Or(m.Arch, amd64)), fns...)
+}
+
+// command is the QEMU program and what it needs to know first. QEMU has no
+// default for what kind of arm64 machine there is.
+func (m *Machine) command() string {
+	if m.Arch == arm64 {
+		return "qemu-system-aarch64 -machine virt"
+	}
+	return cmp.Or(os.Getenv("VMTEST_QEMU"), "qemu-system-x86_64")
 }
 
 func (m *Machine) accel() []string {
+	if m.Arch == arm64 {
+		return tcgARM64
+	}
 	if m.Accel == nil {
 		return tcg
 	}

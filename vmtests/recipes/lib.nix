@@ -23,10 +23,10 @@ rec {
     '';
 
   # The kernel, and those of its modules that a netbooted machine may want.
-  linux = { version, image, modules }: rec {
+  linux = { version, image, modules, name ? "bzImage" }: rec {
     kernel = run "linux-${version}" { image = file image; } ''
       mkdir "$out"
-      cp "$image" "$out/bzImage"
+      cp "$image" "$out/${name}"
     '';
     kernelModules = run "linux-modules-${version}" { inherit modules version; } ''
       mkdir -p "$out/lib/modules/$version"
@@ -34,7 +34,7 @@ rec {
       find kernel/fs/autofs kernel/fs/configfs kernel/fs/erofs kernel/fs/ext4 kernel/fs/fat kernel/fs/fuse kernel/fs/isofs \
         kernel/fs/nls kernel/fs/overlayfs kernel/fs/squashfs kernel/fs/jbd2 kernel/fs/mbcache.ko* \
         kernel/crypto kernel/lib kernel/drivers/block kernel/drivers/virtio kernel/drivers/net/virtio_net.ko* \
-        kernel/drivers/net/net_failover.ko* kernel/net/core/failover.ko* kernel/arch/x86/crypto \
+        kernel/drivers/net/net_failover.ko* kernel/net/core/failover.ko* kernel/arch/*/crypto \
         -name '*.ko*' | cpio -pdm --quiet "$out/lib/modules/$version"
       cp modules.builtin modules.builtin.modinfo modules.order "$out/lib/modules/$version/"
       depmod -b "$out" "$version"

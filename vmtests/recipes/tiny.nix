@@ -1,14 +1,19 @@
 # The smallest closure that holds every kind of thing a store can hold.
 { busybox    # a .deb with a static busybox
 , version    # of the kernel
-, image      # bzImage
+, image      # bzImage or Image
 , modules    # lib/modules/VERSION
 , programs   # directory of the tests' observer and stand-in, static programs
+, arch       # of all these: amd64 or arm64
 }:
 let
+  machine = {
+    amd64 = { system = "x86_64-linux"; kernel = "bzImage"; console = "ttyS0"; };
+    arm64 = { system = "aarch64-linux"; kernel = "Image"; console = "ttyAMA0"; };
+  }.${arch};
   inherit (import ./lib.nix) run file unpack linux;
   shell = unpack busybox;
-  boot = linux { inherit version image modules; };
+  boot = linux { inherit version image modules; name = machine.kernel; };
 
   bareFile = run "bare-file" { } ''printf 'a file is a store path\n' > "$out"'';
   bareProgram = run "bare-program" { } ''printf '#! /bin/sh\n' > "$out"; chmod 755 "$out"'';
@@ -64,14 +69,14 @@ in run "nixos-system-tiny-${version}" {
   mkdir "$out"
   sed -e "s|@busybox@|$shell/bin/busybox|g" -e "s|@record@|$observer/bin/record|g" "$init" > "$out/init"
   chmod 755 "$out/init"
-  ln -s "$kernel/bzImage" "$out/kernel"
+  ln -s "$kernel/${machine.kernel}" "$out/kernel"
   ln -s "$kernelModules" "$out/kernel-modules"
   mkdir "$out/sw"
   ln -s "$shell/bin" "$out/sw/bin"
   for path in $bareFile $bareProgram $bareSymlink $dangling $emptyDirectory $emptyFile $odd $many; do
     echo "$path" >> "$out/fixtures"
   done
-  printf 'console=tty0 console=ttyS0 loglevel=4' > "$out/kernel-params"
+  printf 'console=tty0 console=${machine.console} loglevel=4' > "$out/kernel-params"
   printf '12.tiny' > "$out/nixos-version"
-  printf 'x86_64-linux' > "$out/system"
+  printf '${machine.system}' > "$out/system"
 ''
