@@ -266,6 +266,28 @@ func (m *Manifest) UnpackedSize() int64 {
 	return m.sum(func(im Image) int64 { return im.UnpackedSize })
 }
 
+// InPages returns a manifest whose UnpackedSizes hold for a tmpfs with pages of a
+// size in bytes, at most: in pages of more than 4096, each file takes up to the
+// difference more. Kernels of arm64 may have pages of 16 or 64 KiB.
+func (m *Manifest) InPages(size int64) *Manifest {
+	larger := func(im Image) Image {
+		if im.UnpackedSize > 0 {
+			im.UnpackedSize += im.Inodes * (size - 4096)
+		}
+		return im
+	}
+	out := *m
+	out.Images = make([]Image, len(m.Images))
+	for i, im := range m.Images {
+		out.Images[i] = larger(im)
+	}
+	if m.Root != nil {
+		root := larger(*m.Root)
+		out.Root = &root
+	}
+	return &out
+}
+
 // Inodes is the number of inodes in all images, or 0 where it is not known for
 // one.
 func (m *Manifest) Inodes() int64 {

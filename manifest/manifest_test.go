@@ -70,6 +70,30 @@ func TestSums(t *testing.T) {
 	}
 }
 
+func TestInPages(t *testing.T) {
+	m := &Manifest{
+		Images: []Image{{UnpackedSize: 8192, Inodes: 3}, {UnpackedSize: 4096, Inodes: 1}},
+		Root:   &Image{UnpackedSize: 4096, Inodes: 2},
+	}
+	for _, test := range []struct{ page, store, root int64 }{
+		{4 << 10, 12 << 10, 4 << 10},
+		{16 << 10, (12 + 4*12) << 10, (4 + 2*12) << 10},
+		{64 << 10, (12 + 4*60) << 10, (4 + 2*60) << 10},
+	} {
+		got := m.InPages(test.page)
+		if got.UnpackedSize() != test.store || got.Root.UnpackedSize != test.root {
+			t.Errorf("in pages of %d: %d and %d bytes, want %d and %d", test.page, got.UnpackedSize(), got.Root.UnpackedSize, test.store, test.root)
+		}
+	}
+	if m.UnpackedSize() != 12<<10 || m.Root.UnpackedSize != 4<<10 {
+		t.Errorf("InPages changed what it was called on: %+v", m)
+	}
+	seed := &Manifest{Images: []Image{{}}}
+	if got := seed.InPages(64 << 10).UnpackedSize(); got != 0 {
+		t.Errorf("a seed's size in larger pages is %d, want 0 for unknown", got)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		want string

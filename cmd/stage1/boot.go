@@ -253,7 +253,7 @@ func (b *boot) mountRoot() error {
 	if err != nil {
 		return err
 	}
-	size, inodes := nixSize(b.manifest, b.opt, mem)
+	size, inodes := nixSize(b.manifestInPages(), b.opt, mem)
 	for _, m := range []mount.Mount{
 		{Source: "tmpfs", Target: newRoot, Type: "tmpfs", Data: fmt.Sprintf("mode=0755,size=%d", b.opt.rootSize.of(mem.total, mem.total/2))},
 		{Source: "tmpfs", Target: newRoot + "/nix", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: fmt.Sprintf("mode=0755,size=%d,nr_inodes=%d", size, inodes)},

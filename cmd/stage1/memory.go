@@ -20,7 +20,7 @@ func (b *boot) chooseMode() error {
 	if err != nil {
 		return err
 	}
-	mode, err := fittingMode(b.manifest, b.opt, mem)
+	mode, err := fittingMode(b.manifestInPages(), b.opt, mem)
 	if err != nil {
 		return err
 	}
@@ -29,6 +29,11 @@ func (b *boot) chooseMode() error {
 	}
 	b.mode = mode
 	return nil
+}
+
+// manifestInPages is the manifest with sizes for the kernel's pages.
+func (b *boot) manifestInPages() *manifest.Manifest {
+	return b.manifest.InPages(int64(unix.Getpagesize()))
 }
 
 // fittingMode is the mode that the flags ask for, if it fits: for auto, overlay or
@@ -115,10 +120,12 @@ func checkNixSize(m *manifest.Manifest, o *options, mode squashimport.Mode, mem 
 // nixSize is the size in bytes and the number of inodes of the tmpfs on /nix.
 // They are the kernel's default, half of the RAM (Documentation/filesystems/
 // tmpfs.rst), or more where a copy of the store needs it. Of a seed's manifest,
-// which has no sizes, a copy may take all of the RAM less what must be spared.
+// which has no sizes, a copy may take all of the RAM less what must be spared. The
+// kernel has an inode a page by default; here it is one for 4096 bytes even where
+// pages are larger, which would be too few for a store.
 func nixSize(m *manifest.Manifest, o *options, mem memory) (size, inodes int64) {
 	size = mem.total / 2
-	inodes = size / int64(unix.Getpagesize())
+	inodes = size / 4096
 	if need := copySize(m); need > 0 {
 		// An eighth more, for what is written to the store and the database.
 		size = max(size, need+need/8)
@@ -138,6 +145,6 @@ func (b *boot) mayCopy() error {
 	}
 	o := *b.opt
 	o.store = squashimport.Copy
-	_, err = fittingMode(b.manifest, &o, mem)
+	_, err = fittingMode(b.manifestInPages(), &o, mem)
 	return err
 }
