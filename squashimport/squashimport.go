@@ -4,7 +4,7 @@
 // There are two ways, both writable afterwards:
 //
 //   - [Copy]: the store is a copy on the file system that holds it. Each image is
-//     mounted, copied, unmounted and deleted.
+//     read by package squashfs, not mounted, and deleted.
 //   - [Overlay]: the store is an overlay whose lower layers are the images, which
 //     stay in RAM as they are. It takes no time and the least RAM.
 //
@@ -44,7 +44,7 @@ type Options struct {
 	Initrd  string // directory in which the manifest's file names are looked up
 	Store   string // existing, empty directory that becomes the store
 	State   string // overlay: directory for what is written to the store; made
-	Scratch string // directory to mount images below; made. Short, see mount.Overlay
+	Scratch string // overlay: directory to mount images below; made. Short, see mount.Overlay
 	Mode    Mode
 	Jobs    int                  // workers that copy; 0 means one a CPU
 	MayCopy func() error         // asked before a copy, whose error it can be; or nil

@@ -87,7 +87,7 @@ func (r *results) report(b *testing.B, columns ...string) {
 	b.Logf("%s\nmedians (lowest to highest), × is the ratio to the first row:\n%s", r.Machine, r.table(columns))
 	dir := cmp.Or(os.Getenv("VMTESTS_ARTIFACTS"), filepath.Join(check[*Cache](b)(openCache()).Dir(), "artifacts"))
 	data := check[[]byte](b)(json.MarshalIndent(r, "", "  "))
-	file := filepath.Join(dir, r.Benchmark+".json")
+	file := filepath.Join(dir, strings.ReplaceAll(r.Benchmark, "/", "-")+".json")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		b.Fatal(err)
 	}
