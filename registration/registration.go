@@ -96,6 +96,9 @@ func (r *Reader) Next() (*Entry, error) {
 	if n > maxReferences {
 		return nil, r.at(fmt.Errorf("number of references: %d, want at most %d", n, maxReferences))
 	}
+	if n > 0 {
+		e.References = make([]string, 0, min(n, 64)) // n is only what the text says
+	}
 	for range n {
 		ref, err := r.next("reference")
 		if err != nil {
