@@ -102,8 +102,7 @@ func (c *cache) waitLock(ctx context.Context, how int) error {
 	}
 }
 
-// removeTemp removes what was being written. Nobody else may use the
-// cache.
+// removeTemp removes what was being written. Nobody else may use the cache.
 func (c *cache) removeTemp() error {
 	list, err := os.ReadDir(c.dir)
 	if err != nil {

@@ -81,7 +81,7 @@ func (o *output) makeTemp() (err error) {
 }
 
 // removeStale removes what builds that were killed left beside dir. What another
-// build writes is locked.
+// build writes is locked. What another user left costs room only.
 func removeStale(dir string) error {
 	parent := filepath.Dir(dir)
 	list, err := os.ReadDir(parent)
@@ -95,7 +95,7 @@ func removeStale(dir string) error {
 		}
 		tmp := filepath.Join(parent, d.Name())
 		f, err := os.Open(tmp)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			continue
 		}
 		if err != nil {
@@ -105,7 +105,7 @@ func removeStale(dir string) error {
 			err = os.RemoveAll(tmp)
 		}
 		f.Close()
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 	}
