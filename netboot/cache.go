@@ -112,7 +112,8 @@ func (c *cache) removeTemp() error {
 		if !strings.HasPrefix(d.Name(), "tmp-") {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(c.dir, d.Name())); err != nil {
+		// ENOTEMPTY: a child of the killed build still writes there.
+		if err := os.RemoveAll(filepath.Join(c.dir, d.Name())); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}
 	}

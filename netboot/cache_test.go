@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,6 +54,33 @@ func TestCache(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(c.dir, "tmp-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("temporary files %q, %v, want none", left, err)
+	}
+}
+
+// TestCacheOrphans opens a cache in which a child of a killed build still writes.
+func TestCacheOrphans(t *testing.T) {
+	dir := t.TempDir()
+	stop := make(chan bool)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				os.Mkdir(filepath.Join(dir, "tmp-1"), 0o755)
+				os.WriteFile(filepath.Join(dir, "tmp-1", strconv.Itoa(i)), nil, 0o644)
+			}
+		}
+	})
+	for range 5000 {
+		testCache(t, dir, unix.LOCK_SH).close()
+	}
+	close(stop)
+	writer.Wait()
+	testCache(t, dir, unix.LOCK_SH)
+	if left, err := filepath.Glob(filepath.Join(dir, "tmp-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
 	}
 }
 
