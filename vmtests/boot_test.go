@@ -91,7 +91,7 @@ func checkReport(t *testing.T, text string) {
 }
 
 // everything is all checks that the debian closure has.
-const everything = "facts,units,loaddb,verify,dmesg,mounts,mem,add,gc"
+const everything = "facts,units,shipped,loaddb,verify,dmesg,mounts,mem,add,gc"
 
 // TestDebian boots a real system to multi-user.target, checks it, and powers it
 // off.
@@ -109,6 +109,8 @@ func TestDebian(t *testing.T) {
 	}{
 		{"overlay", old, ours, "", everything},
 		{"copy", old, ours, "stage1.store=copy", everything},
+		// A system that leaves Nix as it finds it.
+		{"Nix as shipped", old, ours, "vmtest.nix=shipped", "shipped,loaddb,verify,add,gc,shipped"},
 		{"6.12 overlay", current, ours, "", everything},
 		{"6.12 copy", current, ours, "stage1.store=copy", everything},
 		{"seed", old, seed, "", "units,loaddb,verify"},

@@ -35,7 +35,17 @@ type Facts struct {
 	Modprobe string            // kernel.modprobe
 	Memory   map[string]int64  // /proc/meminfo, in bytes
 	Files    map[string]string // content of the files asked for that are there
-	Tree     []Entry           // of the directories asked for
+	Tree     []Entry           // of the directories asked for that are there
+}
+
+// Below returns the entries of dir and all that is in it.
+func (f *Facts) Below(dir string) (out []Entry) {
+	for _, e := range f.Tree {
+		if e.Path == dir || strings.HasPrefix(e.Path, dir+"/") {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // Mount is one line of mountinfo (proc(5)).
@@ -100,6 +110,10 @@ func Collect(files, trees []string) (*Facts, error) {
 	for _, loop := range loops {
 		f.Loops = append(f.Loops, strings.TrimSpace(read(loop)))
 	}
+	trees = slices.DeleteFunc(slices.Clone(trees), func(dir string) bool {
+		_, err := os.Lstat(dir)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	f.Tree, err = Tree(trees...)
 	return f, errors.Join(append(errs, err)...)
 }

@@ -4,7 +4,7 @@
 //
 //	record [-files NAME,…] [DIR…]
 //
-// Each DIR is listed with all that is in it, each NAME is included where it is
+// Each DIR is listed with all that is in it, each NAME is included, where they are
 // there. Kernel messages stay off the console meanwhile.
 package main
 
