@@ -1,15 +1,18 @@
 package netboot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"stage1/manifest"
 )
@@ -91,13 +94,13 @@ func (b *build) addNixState(ctx context.Context, tree *rootTree) error {
 	}
 	const state = "/nix/var/nix"
 	return errors.Join(
-		tree.file(state+"/db/db.sqlite", 0o644, db.sqlite),
-		tree.file(state+"/db/schema", 0o644, db.schema),
+		tree.file(state+"/db/db.sqlite", 0o644, bytes.NewReader(db.sqlite)),
+		tree.file(state+"/db/schema", 0o644, bytes.NewReader(db.schema)),
 		tree.symlink(state+"/profiles/system-1-link", b.toplevel.path),
 		tree.symlink(state+"/profiles/system", "system-1-link"),
 		// Nix makes it with the directory, and only then.
 		tree.symlink(state+"/gcroots/profiles", state+"/profiles"),
-		tree.file("/etc/NIXOS", 0o644, nil),
+		tree.file("/etc/NIXOS", 0o644, strings.NewReader("")),
 	)
 }
 
@@ -127,11 +130,12 @@ func (t *rootTree) add(place, file string, d fs.DirEntry) error {
 	mode := info.Mode() & (fs.ModePerm | fs.ModeSticky)
 	switch d.Type() {
 	case 0:
-		content, err := os.ReadFile(file)
+		f, err := os.Open(file)
 		if err != nil {
 			return err
 		}
-		return t.file(place, mode, content)
+		defer f.Close()
+		return t.file(place, mode, f)
 	case fs.ModeDir:
 		return t.directory(place, mode)
 	case fs.ModeSymlink:
@@ -144,7 +148,7 @@ func (t *rootTree) add(place, file string, d fs.DirEntry) error {
 	return errors.New(file + " is neither file, directory nor symlink")
 }
 
-func (t *rootTree) file(place string, mode fs.FileMode, content []byte) error {
+func (t *rootTree) file(place string, mode fs.FileMode, content io.Reader) error {
 	file, err := t.place(place)
 	if err != nil {
 		return err
@@ -154,7 +158,7 @@ func (t *rootTree) file(place string, mode fs.FileMode, content []byte) error {
 		return t.fail(place, err)
 	}
 	defer f.Close()
-	if _, err := f.Write(content); err != nil {
+	if _, err := io.Copy(f, content); err != nil {
 		return err
 	}
 	if err := f.Chmod(mode); err != nil {
