@@ -5,13 +5,14 @@
 #   system.build.squashfsStore  the images of the store paths, as mknetboot caches them
 #
 # The derivations are plain ones: closureInfo tells mknetboot the closure, so
-# that it needs no Nix inside the build. The toplevel stays as it is; stage 1
+# that it asks no Nix inside the build. The toplevel stays as it is; stage 1
 # takes the place of its initrd.
 { config, lib, pkgs, ... }:
 let
   inherit (lib) literalExpression mkImageMediaOverride mkOption types;
   cfg = config.boot.stage1;
   inherit (config.system.build) toplevel;
+  etc = config.system.etc.overlay;
 
   # The init is for the machine that boots, the builder for the one that builds.
   programs = pkgs.callPackage ./packages.nix { };
@@ -28,9 +29,11 @@ let
 
   bootFlags = flags "module" cfg.modules
     ++ flags "extra-files" (files (file: file.initrd))
+    ++ flags "root-files" (files (file: file.root))
     ++ flag "debug-shell" (if cfg.debugShell.enable then cfg.debugShell.busybox else null)
     ++ flag "append" (if kernelParams == [ ] then null else toString kernelParams)
-    ++ lib.optional (!cfg.link) "--no-link";
+    ++ lib.optional (!cfg.link) "--no-link"
+    ++ lib.optional (!cfg.database) "--no-database";
 
   files = wanted: lib.mapAttrsToList (dest: file: "${file.source}:${dest}")
     (lib.filterAttrs (_: wanted) cfg.extraFiles);
@@ -41,12 +44,14 @@ let
     ++ param "on_fail_delay" 10 cfg.onFailDelay
     ++ param "root_size" null cfg.rootSize
     ++ param "nix_size" null cfg.nixSize
+    ++ param "etc" "rw" (if etc.enable && !etc.mutable then "ro" else "rw")
     ++ cfg.kernelParams;
   param = name: default: value: lib.optional (value != default) "stage1.${name}=${toString value}";
 
   # runCommand with a script that may call mknetboot on the toplevel.
   build = name: script: pkgs.runCommand "${name}-${config.networking.hostName}" {
-    nativeBuildInputs = [ cfg.mknetboot ];
+    # Nix makes a database from the registration, in a directory of its own.
+    nativeBuildInputs = [ cfg.mknetboot pkgs.buildPackages.nix ];
     closureInfo = pkgs.closureInfo { rootPaths = [ toplevel ]; };
   } ''
     build() {
@@ -134,11 +139,24 @@ in
             example = false;
             description = "Whether it is in the initrd.";
           };
+          root = mkOption {
+            type = types.bool;
+            default = false;
+            example = true;
+            description = "Whether it is in the new root, which the system starts with.";
+          };
         };
       });
       default = { };
       example = literalExpression ''{ "/etc/motd".source = ./motd; }'';
-      description = "Files and directories to put into the initrd, by their absolute names there.";
+      description = "Files and directories to put into the initrd or the new root, by their absolute names there.";
+    };
+
+    database = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = "Whether the Nix database is made while building; else the system has to load `/nix/registration`.";
     };
 
     kernelParams = mkOption {
@@ -221,7 +239,7 @@ in
     system.build = {
       # Flags that only concern stage 1 change ipxeBootDir, and compress nothing.
       squashfsStore = build "squashfs-store" ''
-        build --cache "$out" ${toString imageFlags}
+        build --cache "$out" --no-database ${toString imageFlags}
       '';
 
       ipxeBootDir = build "netboot" ''

@@ -73,6 +73,7 @@ const every = `{
   fileSystems."/home" = { device = "/dev/sda2"; fsType = "ext4"; };
   boot.loader.systemd-boot.enable = true;
   networking.hostName = "every";
+  system.etc.overlay = { enable = true; mutable = false; };
   boot.stage1 = {
     store = "copy";
     compressor = "gzip";
@@ -82,7 +83,8 @@ const every = `{
     modules = [ "virtio_blk" ];
     extraFiles."/etc/a file".source = ./configuration.nix;
     extraFiles."/etc/directory".source = ./.;
-    extraFiles."/etc/absent" = { source = ./configuration.nix; initrd = false; };
+    extraFiles."/etc/of root" = { source = ./configuration.nix; initrd = false; root = true; };
+    database = false;
     kernelParams = [ "quiet" "test=\"two words\"" ];
     debugShell.enable = true;
     onFail = "shell";
@@ -105,6 +107,8 @@ func TestModule(t *testing.T) {
 				t.Errorf("%s is not what mknetboot makes outside of a build", name)
 			}
 		}
+		checkRoot(t, dir, "/etc/NIXOS", "/nix/var/nix/db/db.sqlite", "/nix/var/nix/db/schema", "/nix/var/nix/gcroots/profiles",
+			"/nix/var/nix/profiles/system", "/nix/var/nix/profiles/system-1-link")
 		checkModule(t, cl, Machine{Netboot: dir, CPUs: 1}, "overlay")
 	})
 	t.Run("every option", func(t *testing.T) {
@@ -112,8 +116,9 @@ func TestModule(t *testing.T) {
 		c := cl.configuration(t, every)
 		dir := c.netboot(t)
 		checkInitrd(t, filepath.Join(dir, "initrd"), every)
+		checkRoot(t, dir, "/etc/of root")
 		images := kexec(t, dir)
-		if want := ` stage1.store=copy stage1.on_fail=shell stage1.on_fail_delay=3 stage1.root_size=40% stage1.nix_size=60% quiet test="two words"`; !strings.Contains(images.Cmdline, want) {
+		if want := ` stage1.store=copy stage1.on_fail=shell stage1.on_fail_delay=3 stage1.root_size=40% stage1.nix_size=60% stage1.etc=ro quiet test="two words"`; !strings.Contains(images.Cmdline, want) {
 			t.Errorf("kernel command line is %s, want %s in it", images.Cmdline, want)
 		}
 		f := checkModule(t, cl, Machine{Images: images, CPUs: 1}, "")
@@ -175,11 +180,22 @@ func checkInitrd(t *testing.T, initrd, configuration string) {
 	if _, err := os.Lstat(filepath.Join(dir, "bin/sh")); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Lstat(filepath.Join(dir, "etc/absent")); err == nil {
-		t.Error("/etc/absent is in the initrd")
+	if _, err := os.Lstat(filepath.Join(dir, "etc/of root")); err == nil {
+		t.Error("/etc/of root is in the initrd")
 	}
 	if found := must[string](t)(output(exec.CommandContext(t.Context(), "find", dir, "-name", "virtio_blk.ko*"))); found == "" {
 		t.Error("virtio_blk is not in the initrd")
+	}
+}
+
+// checkRoot compares the files in the root image of a directory.
+func checkRoot(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	const script = `cpio -idm --quiet < "$1/nix-store"; unsquashfs -lc nix-store-squashes/root.squashfs | sed 's|^squashfs-root||'`
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", script, "sh", dir)
+	cmd.Dir = tempDir(t)
+	if got := sortedLines(must[string](t)(output(cmd))); !slices.Equal(got, want) {
+		t.Errorf("the root image of %s has %q, want %q", dir, got, want)
 	}
 }
 

@@ -17,6 +17,8 @@ let
         boot.loader.systemd-boot.enable = option types.bool false;
         networking.hostName = option types.str "nixos";
         nixpkgs.hostPlatform = option types.str "x86_64-linux";
+        system.etc.overlay.enable = option types.bool false;
+        system.etc.overlay.mutable = option types.bool true;
         system.stateVersion = option types.str lib.trivial.release;
         system.build = option (types.attrsOf types.unspecified) { };
         fileSystems = option
