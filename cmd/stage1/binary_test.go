@@ -11,10 +11,16 @@ import (
 // TestBinary builds the init as the Makefile does: static, and small, since every
 // machine downloads it and unpacks it into RAM.
 func TestBinary(t *testing.T) {
+	for _, arch := range []string{"amd64", "arm64"} {
+		t.Run(arch, func(t *testing.T) { checkBinary(t, arch) })
+	}
+}
+
+func checkBinary(t *testing.T, arch string) {
 	const limit = 4 << 20
 	file := filepath.Join(t.TempDir(), "stage1")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
