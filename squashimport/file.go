@@ -12,15 +12,26 @@ import (
 	"stage1/squashfs"
 )
 
-// partSize is how many bytes of a larger file are one piece of work, so that all
-// workers copy it. It is a multiple of each block size.
-const partSize = 4 << 20
+// Of a file that is copied in parts, by all workers. Finding a part takes time that
+// grows with its number.
+const (
+	minPart  = 4 << 20
+	maxParts = 256
+)
+
+// partSize is how many bytes of a file of that size are one piece of work: a
+// multiple of each block size.
+func partSize(size int64) int64 {
+	const maxBlock = 1 << 20
+	return max(minPart, (size/maxParts+maxBlock)&^(maxBlock-1))
+}
 
 // fileCopy is a regular file that is being copied.
 type fileCopy struct {
 	*storePath
 	path string // in the image, and in the store
 	in   *squashfs.Inode
+	part int64        // bytes
 	left atomic.Int64 // parts that are not copied yet
 }
 
@@ -32,10 +43,10 @@ func (c *copier) copyFile(p *storePath, dst int, path string, in *squashfs.Inode
 		return p.fail("copy", path, err)
 	}
 	defer unix.Close(out)
-	f := &fileCopy{storePath: p, path: path, in: in}
-	f.left.Store(max(1, (in.Size+partSize-1)/partSize))
+	f := &fileCopy{storePath: p, path: path, in: in, part: partSize(in.Size)}
+	f.left.Store(max(1, (in.Size+f.part-1)/f.part))
 	var parts []func(d *squashfs.Decoder) error
-	for from := int64(partSize); from < in.Size; from += partSize {
+	for from := f.part; from < in.Size; from += f.part {
 		parts = append(parts, func(d *squashfs.Decoder) error { return c.copyPart(f, from, d) })
 	}
 	c.later(p, parts...)
@@ -71,7 +82,7 @@ func (c *copier) copyPart(f *fileCopy, from int64, d *squashfs.Decoder) error {
 // writePart writes a part of a file to its open copy. The last part to be written
 // ends the file.
 func (c *copier) writePart(f *fileCopy, out int, from int64, d *squashfs.Decoder) error {
-	to := min(from+partSize, f.in.Size)
+	to := min(from+f.part, f.in.Size)
 	if err := f.write(out, f.in, from, to, d); err != nil {
 		return f.fail("copy", f.path, err)
 	}

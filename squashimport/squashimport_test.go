@@ -369,6 +369,27 @@ func TestRunAgain(t *testing.T) {
 	}
 }
 
+// TestLargeFile copies a file in more parts than there are workers, some of them
+// holes, and the last one short.
+func TestLargeFile(t *testing.T) {
+	fx := newFixture(t, Copy)
+	fx.sh("mkdir " + pathDir + "; cd " + pathDir + `
+		head -c 9000000 /dev/urandom > large; truncate -s 25000000 large; head -c 5000003 /dev/urandom >> large; ln large link; touch -d @1 large .`)
+	fx.image(pathDir)
+	if err := New(fx.images, fx.opt).Run(); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, listing(t, fx.opt.Store), listing(t, fx.source))
+}
+
+func TestPartSize(t *testing.T) {
+	for size, want := range map[int64]int64{0: 4 << 20, 1 << 30: 5 << 20, 1<<30 - 1: 4 << 20, 100 << 30: 401 << 20} {
+		if got := partSize(size); got != want {
+			t.Errorf("partSize(%d) = %d, want %d", size, got, want)
+		}
+	}
+}
+
 // TestFull shows the error of a store that is larger than its file system.
 func TestFull(t *testing.T) {
 	fx := newFixture(t, Copy)
