@@ -335,11 +335,11 @@ func (m *Manifest) check(seed bool) error {
 		return errors.New("it names no image")
 	}
 	if m.Init != "" && !isClean(m.Init) {
-		return fmt.Errorf("init %q is not a clean absolute path", m.Init)
+		return fmt.Errorf("init %.240q is not a clean absolute path", m.Init)
 	}
 	for _, name := range m.Modules {
 		if name == "" || strings.ContainsAny(name, "/ \x00") {
-			return fmt.Errorf("module %q is not a module's name", name)
+			return fmt.Errorf("module %.240q is not a module's name", name)
 		}
 	}
 	seen := make(map[string]bool, len(m.Images))
@@ -404,7 +404,7 @@ func (im *Image) checkPieces() error {
 	}
 	for _, sum := range im.Pieces {
 		if !isSHA256(sum) {
-			return fmt.Errorf("sha256 %q of a piece is not 64 hexadecimal digits", sum)
+			return fmt.Errorf("sha256 %.240q of a piece is not 64 hexadecimal digits", sum)
 		}
 	}
 	return nil
@@ -445,7 +445,7 @@ func CheckRootPath(p string) error {
 
 func checkFile(kind, file string, size int64, sum string, seed bool) error {
 	if !isClean(file) || file == "/" {
-		return fmt.Errorf("%s %q is not a clean absolute path", kind, file)
+		return fmt.Errorf("%s %.240q is not a clean absolute path", kind, file)
 	}
 	for _, dir := range []string{"/proc/", "/sys/", "/dev/", "/run/"} {
 		if strings.HasPrefix(file, dir) {
@@ -459,7 +459,7 @@ func checkFile(kind, file string, size int64, sum string, seed bool) error {
 		return fmt.Errorf("%s %s: size %d is out of range", kind, file, size)
 	}
 	if !isSHA256(sum) {
-		return fmt.Errorf("%s %s: sha256 %q is not 64 hexadecimal digits", kind, file, sum)
+		return fmt.Errorf("%s %s: sha256 %.240q is not 64 hexadecimal digits", kind, file, sum)
 	}
 	return nil
 }

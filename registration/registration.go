@@ -55,7 +55,8 @@ func NewReader(r io.Reader) *Reader {
 }
 
 // Next returns the next entry, or io.EOF where the input ends after a whole one.
-// Any other error names the line.
+// Any other error names the line, and quotes 240 characters of it: more than a store
+// path has, and no more garbage than a console can take.
 func (r *Reader) Next() (*Entry, error) {
 	first, err := r.next("path")
 	// `nix-store --load-db` takes an empty line before a path as the end.
@@ -153,7 +154,7 @@ func (r *Reader) number(item string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
-		return 0, r.at(fmt.Errorf("%s: %q is not a number", item, s))
+		return 0, r.at(fmt.Errorf("%s: %.240q is not a number", item, s))
 	}
 	return n, nil
 }
@@ -180,10 +181,10 @@ func Write(w io.Writer, e *Entry) error {
 func CheckPath(p string) error {
 	dir, base := path.Split(p)
 	if !path.IsAbs(p) || path.Clean(p) != p || dir == "/" {
-		return fmt.Errorf("%q is not a store path", p)
+		return fmt.Errorf("%.240q is not a store path", p)
 	}
 	if err := CheckName(base); err != nil {
-		return fmt.Errorf("%q is not a store path: %w", p, err)
+		return fmt.Errorf("%.240q is not a store path: %w", p, err)
 	}
 	return nil
 }
@@ -192,7 +193,7 @@ func CheckPath(p string) error {
 func CheckName(base string) error {
 	const hashLen = 32
 	if len(base) < hashLen+2 || len(base) > hashLen+1+211 || base[hashLen] != '-' {
-		return fmt.Errorf("%q is not HASH-NAME with a hash of %d characters and a name of 1 to 211", base, hashLen)
+		return fmt.Errorf("%.240q is not HASH-NAME with a hash of %d characters and a name of 1 to 211", base, hashLen)
 	}
 	for _, c := range []byte(base[:hashLen]) {
 		if strings.IndexByte(base32, c) < 0 {
@@ -221,7 +222,7 @@ func CheckHash(s string) error {
 	case !dash && colon && len(digits) == 52 && only(digits, func(c byte) bool { return strings.IndexByte(base32, c) >= 0 }):
 	case colon != dash && len(digits) == 44 && digits[43] == '=' && only(digits[:43], func(c byte) bool { return isAlnum(c) || c == '+' || c == '/' }):
 	default:
-		return fmt.Errorf("%q is not a SHA-256 in base 16, 32 or 64", s)
+		return fmt.Errorf("%.240q is not a SHA-256 in base 16, 32 or 64", s)
 	}
 	return nil
 }

@@ -75,6 +75,7 @@ func TestNextRefuses(t *testing.T) {
 		{"cut in an entry", strings.Join(lines[:3], ""), "line 4: deriver: the input ends"},
 		{"cut in references", strings.Join(lines[:6], ""), "line 7: reference: the input ends"},
 		{"garbage", "\x00\x01\x02", "line 1"},
+		{"more garbage", strings.Repeat("\x00", 4000), `line 1: "\x00\x00`},
 		{"a relative path", "nix/store/x\n", "line 1"},
 		{"a path that leads out", strings.Replace(plain, pathA, "/nix/store/../etc/passwd", 1), "not a store path"},
 		{"a hash that is none", strings.Replace(plain, hash, "123", 1), "line 2"},
@@ -87,6 +88,8 @@ func TestNextRefuses(t *testing.T) {
 		_, err := readAll(strings.NewReader(c.in))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: Next = %v, want an error with %q", c.name, err, c.want)
+		} else if n := len(err.Error()); n > 1200 {
+			t.Errorf("%s: the error has %d bytes: %v", c.name, n, err)
 		}
 	}
 }
