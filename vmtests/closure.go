@@ -32,11 +32,17 @@ var recipes embed.FS
 // on the serial console, and then runs the checks that the kernel command line
 // names: vmtest=NAME[,NAME…], see recipes/debian/checks/run.
 func (c *Cache) Debian(ctx context.Context, k *Kernel) (*Closure, error) {
+	return c.DebianFlavour(ctx, k, "scripted")
+}
+
+// DebianFlavour is Debian with a toplevel of another kind: scripted, prepare-root
+// (for a systemd in the initrd) or nixos-init.
+func (c *Cache) DebianFlavour(ctx context.Context, k *Kernel, flavour string) (*Closure, error) {
 	downloads, err := c.downloads(ctx, k.Arch)
 	if err != nil {
 		return nil, err
 	}
-	return c.closure(ctx, "debian.nix", k, map[string]string{"debs": filepath.Join(downloads, "debs")}, nil)
+	return c.closure(ctx, "debian.nix", k, map[string]string{"debs": filepath.Join(downloads, "debs"), "flavour": flavour}, nil)
 }
 
 // Tiny returns a system of a dozen small store paths of every kind. Its init

@@ -82,6 +82,34 @@ func TestFlavours(t *testing.T) {
 	}
 }
 
+// TestDebianFlavours boots toplevels of the two kinds whose init is systemd to
+// multi-user.target: the one has its stage 2 beside it, the other has none.
+func TestDebianFlavours(t *testing.T) {
+	c := testCache(t)
+	for _, tc := range []struct {
+		flavour string
+		kernel  *Kernel
+		pid1    string // file of the toplevel that is executed
+	}{
+		{"prepare-root", linux61(t), "prepare-root"},
+		{"nixos-init", must[*Kernel](t)(c.Linux612(t.Context())), "init"},
+	} {
+		t.Run(tc.flavour, func(t *testing.T) {
+			cl := must[*Closure](t)(c.DebianFlavour(t.Context(), tc.kernel, tc.flavour))
+			const checks = "facts,units"
+			vm := start(t, Machine{Images: kexec(t, netboot(t, cl)), Memory: 2048, Append: "vmtest=" + checks})
+			vm.checks(checks)
+			vm.cleanShutdown()
+			f := must[*facts.Facts](t)(facts.Decode(vm.Console()))
+			checkHandOver(t, path.Join(cl.Toplevel, tc.pid1), f)
+			// Without a boot.json those of the file count.
+			if params := must[string](t)(cl.ReadFile("kernel-params")); !strings.Contains(f.Cmdline, params) {
+				t.Errorf("kernel parameters %q, want %q in them", f.Cmdline, params)
+			}
+		})
+	}
+}
+
 // checkActivated compares what systemd finds, whoever has activated the system.
 func checkActivated(t *testing.T, toplevel string, f *facts.Facts) {
 	t.Helper()

@@ -4,9 +4,10 @@
 , image      # bzImage
 , modules    # lib/modules/VERSION
 , programs   # directory of the tests' observer and stand-in, static programs
+, flavour    # see toplevel in lib.nix
 }:
 let
-  inherit (import ./lib.nix) run file unpack linux;
+  inherit (import ./lib.nix) run file unpack linux layers systemdStandin toplevel;
   names = builtins.filter (name: builtins.match ".*[.]deb" name != null)
     (builtins.attrNames (builtins.readDir debs));
   packages = map (name: unpack "${debs}/${name}") names;
@@ -54,20 +55,18 @@ let
     chmod 755 "$out"/*
   '';
 
-in run "nixos-system-vmtest-${version}" {
-  inherit usr etc checks busybox version;
-  inherit (boot) kernel kernelModules;
-  init = file ./debian/init.sh;
-} ''
-  mkdir "$out"
-  sed -e "s|@busybox@|$busybox/bin/busybox|g" -e "s|@toplevel@|$out|g" -e "s|@checks@|$checks|g" "$init" > "$out/init"
-  chmod 755 "$out/init"
-  ln -s "$kernel/bzImage" "$out/kernel"
-  ln -s "$kernelModules" "$out/kernel-modules"
-  ln -s "$usr" "$out/sw"
-  ln -s "$usr/lib/systemd" "$out/systemd"
-  ln -s "$etc" "$out/etc"
-  printf 'console=tty0 console=ttyS0 loglevel=4' > "$out/kernel-params"
-  printf '12.vmtest' > "$out/nixos-version"
-  printf 'x86_64-linux' > "$out/system"
-''
+in toplevel ({
+  name = "vmtest-${version}";
+  inherit flavour boot etc;
+  sw = usr;
+  systemd = usr;
+  stage2 = ./debian/init.sh;
+  scripts = { links = ./debian/links.sh; };
+  variables = { busybox = "${busybox}/bin/busybox"; inherit checks; };
+} // (if flavour != "nixos-init" then { } else {
+  # There is no script that could run before systemd.
+  systemd = systemdStandin "${programs}/standin";
+  scripts = { links = ./debian/links.sh; observe = ./debian/observe.sh; go-on = ./debian/go-on.sh; };
+  etcLayers = layers etc "shadow";
+  nixosInit = ''"nix_store_mount_opts": ["ro"], "modprobe_binary": "${usr}/sbin/modprobe"'';
+}))

@@ -7,15 +7,11 @@
 , programs   # directory of the tests' observer and stand-in, static programs
 }:
 let
-  inherit (import ./lib.nix) run file unpack linux layers toplevel;
+  inherit (import ./lib.nix) run file unpack linux layers systemdStandin toplevel;
   shell = unpack busybox;
   boot = linux { inherit version image modules; };
   tools = run "tools" { record = file "${programs}/record"; } ''mkdir -p "$out/bin"; cp "$record" "$out/bin/record"; chmod 755 "$out/bin/record"'';
-  systemd = run "systemd" { standin = file "${programs}/standin"; } ''
-    mkdir -p "$out/lib/systemd"
-    cp "$standin" "$out/lib/systemd/systemd"
-    chmod 755 "$out/lib/systemd/systemd"
-  '';
+  systemd = systemdStandin "${programs}/standin";
   etc = run "etc" { } ''
     mkdir -p "$out/directory"
     echo fixture > "$out/hostname"

@@ -49,6 +49,7 @@ rec {
     { name, flavour, boot, systemd, etc, sw
     , scripts                # files of the toplevel by name
     , variables              # values of @NAME@ in scripts
+    , stage2 ? ./stage2.sh
     , etcLayers ? null       # see layers
     , bootParams ? null
     , nixosInit ? null
@@ -73,7 +74,7 @@ rec {
     in run "nixos-system-${name}" {
       inherit flavour systemd etc sw kernelParams;
       inherit (boot) kernel kernelModules;
-      stage2 = file ./stage2.sh;
+      stage2 = file stage2;
     } ''
       mkdir -p "$out/specialisation"
       script() {
@@ -132,5 +133,12 @@ rec {
     chmod 640 "$private"
     mkfs.erofs -T 1 --all-root --quiet "$out/image" .
     cd ..
+  '';
+
+  # A systemd that is the stand-in, see facts/standin.
+  systemdStandin = program: run "systemd" { program = file program; } ''
+    mkdir -p "$out/lib/systemd"
+    cp "$program" "$out/lib/systemd/systemd"
+    chmod 755 "$out/lib/systemd/systemd"
   '';
 }

@@ -6,17 +6,13 @@ busybox=@busybox@
 systemConfig=@toplevel@
 
 $busybox echo "<<< stage 2: $systemConfig >>>"
-$busybox ln -s "$($busybox readlink -f $systemConfig/sw)" /usr
-for dir in bin sbin lib lib64; do $busybox ln -s usr/$dir /$dir; done
+. $systemConfig/links
 
 # What stage 1 has left, for the checks to look at. Another shell redirects the
 # output, so that PID 1's descriptors stay as they are.
 $busybox sh -c '@checks@/record > /run/facts'
 
-mkdir -p /etc /home /root /tmp /var/cache /var/empty /var/lib /var/log /var/tmp
-chmod 1777 /tmp /var/tmp
-chmod 700 /root
-ln -s /run /var/run
+mkdir -p /etc
 cp -rd $systemConfig/etc/. /etc
 chmod -R u+w /etc
 chmod 600 /etc/shadow
@@ -45,4 +41,4 @@ case " $(cat /proc/cmdline) " in
     nix-env -p /nix/var/nix/profiles/system --set /run/current-system ;;
 esac
 
-exec /usr/bin/env -i $systemConfig/systemd/systemd
+exec /usr/bin/env -i $systemConfig/systemd/lib/systemd/systemd

@@ -1,0 +1,2 @@
+#!@busybox@ sh
+@checks@/record > /run/facts
