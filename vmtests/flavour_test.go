@@ -31,7 +31,7 @@ func TestFlavours(t *testing.T) {
 		{"nixos-init", "", scripts[2:], "init", "layers"},
 		{"nixos-init", "stage1.etc=ro stage1.store=copy", scripts[2:], "init", "layers ro"},
 	} {
-		t.Run(strings.TrimSpace(tc.name+" "+tc.append), func(t *testing.T) {
+		t.Run(strings.TrimSpace(cmp.Or(tc.name, "scripted")+" "+tc.append), func(t *testing.T) {
 			t.Parallel()
 			toplevel, store, params := cl.Toplevel, cl.Toplevel, tc.append
 			if tc.name != "" {
