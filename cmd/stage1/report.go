@@ -98,13 +98,14 @@ func work(spans []squashimport.Span) []bootreport.Work {
 	return w
 }
 
-// machine is what the machine says it is, and its CPUs. sys stands for /sys.
+// machine is what the machine says it is, by DMI or a devicetree, and its CPUs.
+// sys stands for /sys.
 func machine(sys string) string {
 	var words []string
-	for _, file := range []string{"sys_vendor", "product_name"} { // of DMI; not on all machines
-		text, err := os.ReadFile(filepath.Join(sys, "class/dmi/id", file))
-		if err == nil {
-			words = append(words, strings.Fields(string(text))...)
+	for _, file := range []string{"class/dmi/id/sys_vendor", "class/dmi/id/product_name", "firmware/devicetree/base/model"} {
+		text, err := os.ReadFile(filepath.Join(sys, file))
+		if err == nil { // a machine has one of them, or none
+			words = append(words, strings.Fields(strings.TrimRight(string(text), "\x00"))...)
 		}
 	}
 	if len(words) == 0 {

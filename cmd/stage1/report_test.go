@@ -57,6 +57,7 @@ func TestMachine(t *testing.T) {
 		want  string
 	}{
 		{dmi, "QEMU Standard PC (i440FX)" + cpus},
+		{map[string]string{"firmware/devicetree/base/model": "linux,dummy-virt\x00"}, "linux,dummy-virt" + cpus},
 		{nil, runtime.GOARCH + cpus},
 	} {
 		if got := machine(sysTree(t, c.files)); got != c.want {
