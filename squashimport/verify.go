@@ -147,9 +147,9 @@ func (v *verifier) readPart(i int, buf []byte) {
 		p.err = fmt.Errorf("%s %s: %w", p.of.Kind, p.of.Path, err)
 	case strings.EqualFold(sum, p.SHA256):
 	case p.Size == p.of.Size:
-		p.err = fmt.Errorf("%s %s: its SHA-256 is %s, the manifest says %s: it is damaged, or of another build", p.of.Kind, p.of.Path, sum, p.SHA256)
+		p.err = fmt.Errorf("%s %s: its SHA-256 is %s, the manifest says %s: it is damaged, or of another build, or the RAM did not suffice to unpack it", p.of.Kind, p.of.Path, sum, p.SHA256)
 	default:
-		p.err = fmt.Errorf("%s %s: the SHA-256 of its %d bytes at byte %d is %s, the manifest says %s: it is damaged, or of another build",
+		p.err = fmt.Errorf("%s %s: the SHA-256 of its %d bytes at byte %d is %s, the manifest says %s: it is damaged, or of another build, or the RAM did not suffice to unpack it",
 			p.of.Kind, p.of.Path, p.Size, p.Offset, sum, p.SHA256)
 	}
 }
