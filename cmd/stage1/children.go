@@ -16,17 +16,16 @@ type children struct {
 	shells map[int]chan struct{} // by PID; closed when it has ended
 }
 
-// start takes all signals. PID 1 must not die of any, as a Go program would; to
-// SIGCHLD it reaps.
+// start takes all signals. PID 1 must not die of any, as a Go program would. To each
+// it reaps, not to SIGCHLD alone: one that finds the channel full is dropped, and
+// then those in it are what comes after.
 func (c *children) start() {
 	c.shells = map[int]chan struct{}{}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
 	go func() {
-		for s := range signals {
-			if s == unix.SIGCHLD {
-				c.reap()
-			}
+		for range signals {
+			c.reap()
 		}
 	}()
 }
