@@ -2,8 +2,6 @@ package vmtests
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,12 +42,15 @@ func (b *bootable) initrds(t *testing.T, names []string, overlay func(t *testing
 		im.Cmdline = manifestPin.ReplaceAllString(im.Cmdline, "")
 	}
 	for _, name := range names {
-		im.Initrds = append(im.Initrds, filepath.Join(b.dir, name))
+		if !filepath.IsAbs(name) { // it may be of another build
+			name = filepath.Join(b.dir, name)
+		}
+		im.Initrds = append(im.Initrds, name)
 	}
 	if overlay != nil {
 		dir := t.TempDir()
 		overlay(t, filepath.Join(dir, "root"))
-		must[struct{}](t)(struct{}{}, shell(t.Context(), dir, `(cd root && find . | cpio --quiet -o -H newc) > archive`))
+		must[struct{}](t)(struct{}{}, shell(t.Context(), dir, `(cd root && find . | sort | cpio --quiet -o -H newc) | gzip -1 > archive`))
 		im.Initrds = append(im.Initrds, filepath.Join(dir, "archive"))
 	}
 	return im
@@ -74,93 +75,6 @@ func (b *bootable) contents(t *testing.T, name string) (dir string) {
 func (b *bootable) manifest(t *testing.T) *manifest.Manifest {
 	t.Helper()
 	return must[*manifest.Manifest](t)(manifest.Open(os.DirFS(b.contents(t, "manifest")), ""))
-}
-
-func write(t *testing.T, path string, data []byte) {
-	t.Helper()
-	must[struct{}](t)(struct{}{}, os.MkdirAll(filepath.Dir(path), 0o755))
-	must[struct{}](t)(struct{}{}, os.WriteFile(path, data, 0o644))
-}
-
-// writeManifest writes a manifest in which the registration is text.
-func writeManifest(t *testing.T, root string, m *manifest.Manifest, text string) {
-	t.Helper()
-	sum := sha256.Sum256([]byte(text))
-	m.Registration = &manifest.Registration{File: m.Registration.File, Size: int64(len(text)), SHA256: hex.EncodeToString(sum[:]), UnpackedSize: int64(len(text))}
-	write(t, filepath.Join(root, m.Registration.File), []byte(text))
-	var b bytes.Buffer
-	must[struct{}](t)(struct{}{}, m.Write(&b))
-	write(t, filepath.Join(root, manifest.Path), b.Bytes())
-}
-
-// TestFaults shows that stage 1 stops for each fault with its message, and does
-// the action on failure; that stage 2 never starts.
-func TestFaults(t *testing.T) {
-	b := newBootable(t)
-	m := b.manifest(t)
-	image := m.Images[0]
-	content := must[[]byte](t)(os.ReadFile(filepath.Join(b.contents(t, "nix-store"), image.File)))
-	const absent = "/nix/store/00000000000000000000000000000000-absent"
-	const entry = absent + "\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n1\n\n0\n"
-	for _, c := range []struct {
-		name    string
-		append  string
-		initrds []string // all where nil
-		overlay func(t *testing.T, root string)
-		want    []string // in this order
-		end     Exit     // Reset where empty
-	}{
-		{name: "no such init", append: "init=" + absent + "/init",
-			want: []string{`init: init=` + absent + `/init: ` + absent + `/init does not exist`, `the store has init=/nix/store/\S+-nixos-system-tiny`}},
-		{name: "an init that is no program", append: "init=/nix/registration", want: []string{`/nix/registration is not executable`}},
-		{name: "no manifest", initrds: []string{"initrd", "nix-store"}, want: []string{`manifest: no manifest: the initrd has neither /nix-store-squashes/manifest.json nor`}},
-		{name: "no images", initrds: []string{"initrd", "manifest"}, want: []string{`verify: image: open ` + image.File + `: no such file or directory \(the manifest names it: was the initrd that holds it loaded`}},
-		{name: "manifest of another version", overlay: func(t *testing.T, root string) {
-			write(t, filepath.Join(root, manifest.Path), []byte(`{"version": 99}`))
-		}, want: []string{`manifest /nix-store-squashes/manifest.json: format version 99, want 1`}},
-		{name: "truncated image", overlay: func(t *testing.T, root string) {
-			write(t, filepath.Join(root, image.File), content[:len(content)/2])
-		}, want: []string{`verify: image ` + image.File + `: it has \d+ bytes, the manifest says \d+: the initrd is not whole`}},
-		{name: "truncated image, copied", append: "stage1.store=copy", overlay: func(t *testing.T, root string) {
-			write(t, filepath.Join(root, image.File), content[:len(content)/2])
-		}, want: []string{`verify: image ` + image.File + `: it has \d+ bytes, the manifest says \d+: the initrd is not whole`}},
-		{name: "damaged superblock", overlay: func(t *testing.T, root string) {
-			damaged := slices.Clone(content)
-			copy(damaged[32:], bytes.Repeat([]byte{0xff}, 8)) // the root inode's place
-			write(t, filepath.Join(root, image.File), damaged)
-		}, want: []string{`verify: image ` + image.File + `: the SHA-256 of its 4194304 bytes at byte 0 is \S+, the manifest says`}},
-		{name: "registration of an absent path", overlay: func(t *testing.T, root string) {
-			writeManifest(t, root, b.manifest(t), entry)
-		}, want: []string{`registration: ` + m.Registration.File + `: it names ` + absent + `, which no image holds`}},
-		{name: "damaged registration", overlay: func(t *testing.T, root string) {
-			writeManifest(t, root, b.manifest(t), entry[:len(entry)-4])
-		}, want: []string{`registration: ` + m.Registration.File + `: registration line 4`}},
-		{name: "no such module", overlay: func(t *testing.T, root string) {
-			write(t, filepath.Join(root, "lib/modules", tiny(t).Kernel.Version, "modules.dep"), []byte("\n"))
-		}, want: []string{`kernel modules: load loop: no such module: neither in /lib/modules/\S+/modules.dep nor built into the kernel`}},
-		{name: "store larger than its tmpfs", append: "stage1.store=copy stage1.nix_size=1M", want: []string{`memory: stage1.nix_size= makes the tmpfs on /nix 1.0 MB large, and with stage1.store=copy it must hold \S+ MB`}},
-		{name: "power off", append: "init=" + absent + " stage1.on_fail=poweroff", want: []string{"does not exist", "stage-1: poweroff"}, end: PowerOff},
-		{name: "panic", append: "init=" + absent + " stage1.on_fail=panic", want: []string{"does not exist", "Without a key within 1s: panic"}, end: Panic},
-		{name: "panic at once", append: "init=" + absent + " boot.panic_on_fail", want: []string{"does not exist", "stage-1: panic"}, end: Panic},
-		{name: "panic at once, in other words", append: "init=" + absent + " stage1panic=1", want: []string{"does not exist"}, end: Panic},
-		{name: "no shell to end in", append: "init=" + absent + " stage1.on_fail=shell", want: []string{"does not exist", `no shell: the initrd has no /bin/sh: mknetboot --debug-shell`, "stage-1: reboot"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			if c.initrds == nil {
-				c.initrds = allInitrds
-			}
-			vm := start(t, Machine{Images: b.initrds(t, c.initrds, c.overlay), CPUs: 1, Append: "stage1.on_fail_delay=1 " + c.append})
-			vm.expect(c.want...)
-			if c.end == "" {
-				c.end = Reset
-			}
-			vm.ends(c.end)
-			if text := vm.Console(); strings.Contains(text, "stage 2") && strings.Contains(text, "<<<") {
-				t.Error("stage 2 has started")
-			}
-		})
-	}
 }
 
 // keys types what is behind each "> " and waits for what each other string
