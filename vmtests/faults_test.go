@@ -452,6 +452,7 @@ func TestHardships(t *testing.T) {
 			want: []string{`load overlay: no such module`, `the store is copied, since it can't be mounted`}},
 		{name: "a small tmpfs on /", append: "stage1.root_size=4K"},
 		{name: "all signals", append: stop, script: do(`for s in $(seq 64); do kill -$s 1; done; for i in $(seq 200); do kill -CHLD 1; (true &); done; sleep 1; grep -h State /proc/[0-9]*/status | sort -u`), not: "State:\tZ"},
+		{name: "signals during the import", append: stop, script: do(`(for i in $(seq 20000); do kill -CHLD 1; kill -TERM 1; kill -INT 1; done) &`)},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()

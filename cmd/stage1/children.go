@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -40,10 +41,7 @@ func (c *children) reap() {
 		if err != nil || pid <= 0 { // ECHILD: none left
 			return
 		}
-		if done, ok := c.shells[pid]; ok {
-			close(done)
-			delete(c.shells, pid)
-		}
+		c.ended(pid)
 	}
 }
 
@@ -95,16 +93,28 @@ func becomeShell(tty string) error {
 	return fmt.Errorf("exec %s: %w", shellPath, unix.Exec(shellPath, []string{"sh"}, shellEnv))
 }
 
-// killAll ends the shells that are still there, with all that they started.
+// killAll ends every other process, which are the shells and what they have left
+// behind.
 func (c *children) killAll() {
+	_ = unix.Kill(-1, unix.SIGKILL) // ESRCH: there is none
 	c.mu.Lock()
-	ended := make([]chan struct{}, 0, len(c.shells))
-	for pid, done := range c.shells {
-		_ = unix.Kill(-pid, unix.SIGKILL) // ESRCH: just ended
-		ended = append(ended, done)
+	defer c.mu.Unlock()
+	for {
+		pid, err := unix.Wait4(-1, nil, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil { // ECHILD: none is left
+			return
+		}
+		c.ended(pid)
 	}
-	c.mu.Unlock()
-	for _, done := range ended {
-		<-done
+}
+
+// ended notes that a child has been reaped. The caller holds c.mu.
+func (c *children) ended(pid int) {
+	if done, ok := c.shells[pid]; ok {
+		close(done)
+		delete(c.shells, pid)
 	}
 }
