@@ -466,3 +466,17 @@ func TestHardships(t *testing.T) {
 		})
 	}
 }
+
+// TestUnread shows that a serial line which takes nothing more does not keep
+// stage 1: it ends a boot that went wrong, though it can't say so. What it would
+// have to say is more than the terminal's buffer and the line hold, 4 KiB each.
+func TestUnread(t *testing.T) {
+	var flags strings.Builder
+	for i := range 170 {
+		fmt.Fprintf(&flags, " stage1.%x", i) // 52 bytes or more each: no such flag
+	}
+	b := newBootable(t)
+	vm := start(t, Machine{Images: b.images, CPUs: 1, Unread: "stage-1: ",
+		Append: "boot.trace init=/nix/store/absent stage1.on_fail=poweroff stage1.on_fail_delay=1" + flags.String()})
+	vm.ends(PowerOff)
+}

@@ -1,8 +1,10 @@
 package vmtests
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hugelgupf/vmtest/qemu"
+	"golang.org/x/sys/unix"
 )
 
 // Machine describes a virtual machine: what it is, and what it boots, which is
@@ -28,6 +31,7 @@ type Machine struct {
 	Memory int       // MiB; 0 is 1024
 	CPUs   int       // 0 is 2
 	Accel  []string  // from Cache.Accel, for amd64; nil is software emulation
+	Unread string    // nobody reads the serial line any more once it has shown this; or ""
 	Output io.Writer // gets what the console shows, or nil
 	Serial string    // file that gets what is written to the second serial line, or ""
 }
@@ -136,6 +140,13 @@ func (m *Machine) prepare(ctx context.Context, vm *VM) (*qemu.Options, error) {
 	if m.Serial != "" {
 		fns = append(fns, qemu.ArbitraryArgs("-serial", "mon:stdio", "-serial", "file:"+m.Serial))
 	}
+	if m.Unread != "" {
+		unread, err := prepareUnread(vm, m.Unread)
+		if err != nil {
+			return nil, err
+		}
+		fns = append(fns, unread)
+	}
 	if m.Netboot != "" {
 		fns, err = m.prepareNetboot(vm, fns)
 	} else {
@@ -169,6 +180,44 @@ func (m *Machine) accel() []string {
 // params are the kernel parameters that every machine gets: after a panic the
 // kernel resets at once, which ends QEMU because of -no-reboot.
 func (m *Machine) params() string { return strings.TrimSpace("panic=-1 " + m.Append) }
+
+// prepareUnread makes a pair of fifos for a serial line. What QEMU writes is read
+// until it has text in it; after that the fifo takes one page more, and no byte
+// leaves the machine. It is read at first since the firmware waits for each byte,
+// as no real one does.
+func prepareUnread(vm *VM, text string) (qemu.Fn, error) {
+	line := filepath.Join(vm.dir, "line")
+	for _, name := range []string{line + ".in", line + ".out"} {
+		if err := unix.Mkfifo(name, 0o600); err != nil {
+			return nil, fmt.Errorf("mkfifo %s: %w", name, err)
+		}
+	}
+	out, err := os.OpenFile(line+".out", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	vm.onExit(func() { out.Close() })
+	conn, err := out.SyscallConn() // Fd would have reads block, and Close wait for them
+	if err != nil {
+		return nil, err
+	}
+	sizeErr := conn.Control(func(fd uintptr) { _, err = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, os.Getpagesize()) })
+	if err := errors.Join(sizeErr, err); err != nil {
+		return nil, fmt.Errorf("size of %s: %w", out.Name(), err)
+	}
+	go func() {
+		var seen []byte
+		buf := make([]byte, 256)
+		for !bytes.Contains(seen, []byte(text)) {
+			n, err := out.Read(buf)
+			if err != nil {
+				return // closed: the machine is gone
+			}
+			seen = append(seen, buf[:n]...)
+		}
+	}()
+	return qemu.ArbitraryArgs("-chardev", "pipe,id=line,path="+line, "-serial", "chardev:line"), nil
+}
 
 // prepareImages has the initrds put together, as kexec-boot does it.
 func (m *Machine) prepareImages(ctx context.Context, vm *VM, fns []qemu.Fn) ([]qemu.Fn, error) {
