@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"stage1/manifest"
 	"stage1/squashfs"
 )
 
@@ -130,11 +131,15 @@ func seedImages(b *testing.B, cl *Closure) string {
 	}))
 }
 
-// imageOnly returns a directory that holds a copy of an image, and nothing else.
-func imageOnly(b *testing.B, image string) string {
+// imageOnly returns a directory that holds the linked image of an initrd
+// nix-store, and nothing else.
+func imageOnly(b *testing.B, initrd string) string {
 	b.Helper()
 	dir := b.TempDir()
-	check[string](b)(output(exec.Command("cp", image, filepath.Join(dir, "image"))))
+	const script = `cpio --quiet -i --to-stdout "$1" < "$2" > image`
+	if err := shell(b.Context(), dir, script, strings.TrimPrefix(manifest.Dir, "/")+"/store.squashfs", initrd); err != nil {
+		b.Fatal(err)
+	}
 	return dir
 }
 
