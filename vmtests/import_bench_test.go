@@ -1,15 +1,21 @@
 package vmtests
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"stage1/manifest"
 	"stage1/squashfs"
@@ -51,15 +57,12 @@ func BenchmarkNativeImport(b *testing.B) {
 		check[string](b)(cl.Netboot(b.Context(), out))
 		benchmarkImport(b, bin, seedImages(b, cl), imageOnly(b, filepath.Join(out, "nix-store")), len(cl.Paths))
 	})
-	for _, paths := range strings.Split(*synthetic, ",") {
-		for name, files := range map[string]string{"small": "200 4", "large": "2 2000"} {
-			b.Run(name+"-"+paths, func(b *testing.B) {
-				perPath := syntheticImages(b, c, paths, files)
-				var n int
-				if _, err := fmt.Sscan(paths, &n); err != nil {
-					b.Fatal(err)
-				}
-				benchmarkImport(b, bin, perPath, linkAll(b, perPath), n)
+	for _, text := range strings.Split(*synthetic, ",") {
+		paths := check[int](b)(strconv.Atoi(text))
+		for _, k := range kinds {
+			b.Run(fmt.Sprintf("%s-%d", k.name, paths), func(b *testing.B) {
+				perPath := syntheticImages(b, c, paths, k)
+				benchmarkImport(b, bin, perPath, linkAll(b, perPath), paths)
 			})
 		}
 	}
@@ -144,26 +147,54 @@ func imageOnly(b *testing.B, initrd string) string {
 }
 
 // syntheticImages returns a directory with an image, made as the seed does, of each
-// of a number of store paths. files are how many each has, and of how many KiB. The
-// content is text that gzip makes four times as small.
-func syntheticImages(b *testing.B, c *Cache, paths, files string) string {
+// of a number of store paths, which have files of a size each. Their content is text
+// that compresses to half.
+func syntheticImages(b *testing.B, c *Cache, paths int, k kind) string {
 	b.Helper()
-	const script = `
-		one() {
-			mkdir -p $1/dir
-			for i in $(seq "$2"); do
-				head -c "$3"K /dev/urandom | od -An -v -t x2 -w64 | head -c "$3"K > $1/dir/$i
-			done
-			mksquashfs $1 $1.image -comp gzip -keep-as-directory -all-root -no-progress -processors 1 >/dev/null
-			rm -r $1
-			mv $1.image $1
+	key := fmt.Sprintf("%d paths, each %d files of %d bytes", paths, k.files, k.size)
+	return check[string](b)(c.Make("synthetic", []string{key}, func(dir string) error {
+		group, ctx := errgroup.WithContext(b.Context())
+		group.SetLimit(runtime.NumCPU())
+		for i := range paths {
+			group.Go(func() error {
+				source := filepath.Join(b.TempDir(), fmt.Sprintf("%032d-synthetic", i))
+				if err := k.write(source, uint64(i)); err != nil {
+					return err
+				}
+				defer os.RemoveAll(source)
+				return run(exec.CommandContext(ctx, "mksquashfs", source, filepath.Join(dir, filepath.Base(source)),
+					"-comp", "gzip", "-keep-as-directory", "-all-root", "-no-progress", "-processors", "1"))
+			})
 		}
-		for i in $(seq "$1"); do
-			one "$(printf %032d "$i")-synthetic" $2
-		done`
-	return check[string](b)(c.Make("synthetic", []string{script, paths, files}, func(dir string) error {
-		return shell(b.Context(), dir, script, paths, files)
+		return group.Wait()
 	}))
+}
+
+// kind is what each store path of a synthetic store has.
+type kind struct {
+	name  string
+	files int
+	size  int // of each, in bytes
+}
+
+var kinds = []kind{{"small", 50, 4 << 10}, {"large", 1, 1 << 20}}
+
+// write makes a store path, of content that depends on seed alone.
+func (k kind) write(dir string, seed uint64) error {
+	if err := os.MkdirAll(filepath.Join(dir, "dir"), 0o755); err != nil {
+		return err
+	}
+	random := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
+	bits := make([]byte, k.size/2)
+	for i := range k.files {
+		if _, err := random.Read(bits); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "dir", fmt.Sprint(i)), []byte(hex.EncodeToString(bits)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // linkAll returns a directory with one image, linked of those in dir.
