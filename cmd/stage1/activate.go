@@ -29,6 +29,9 @@ func (b *boot) activate() error {
 	if s.Etc == nil {
 		return nil
 	}
+	if err := checkDirectories(newRoot, "etc", ".rw-etc", "usr", "usr/bin", "bin"); err != nil {
+		return err
+	}
 	if err := mountEtc(newRoot, s.Etc, b.opt.etcReadOnly); err != nil {
 		return err
 	}
@@ -54,6 +57,21 @@ func (b *boot) activate() error {
 		return err
 	}
 	return b.protectStore(s.NixosInit.StoreOptions)
+}
+
+// checkDirectories refuses what is neither a directory nor absent in root, such as
+// a symlink among the root files: it would lead out of the new root.
+func checkDirectories(root string, names ...string) error {
+	for _, name := range names {
+		info, err := os.Lstat(filepath.Join(root, name))
+		if err == nil && !info.IsDir() {
+			return fmt.Errorf("/%s in the new root is %s, want a directory: what does mknetboot --root-files put there?", name, info.Mode())
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountEtc mounts the layers of /etc, with the options that NixOS mounts them

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"stage1/bootspec"
@@ -70,6 +71,24 @@ func TestMakeEtcUpper(t *testing.T) {
 		}
 		if got, err := os.ReadFile(filepath.Join(root, etcUpper, "NIXOS")); string(got) != files["etc/NIXOS"] {
 			t.Errorf("etc/NIXOS in the upper layer: %q (%v), want %q", got, err, files["etc/NIXOS"])
+		}
+	}
+}
+
+func TestCheckDirectories(t *testing.T) {
+	for _, c := range []struct {
+		files map[string]string
+		want  string // what the error has
+	}{
+		{nil, ""},
+		{map[string]string{"/etc/passwd": ""}, ""},
+		{map[string]string{"/etc": "->/tmp"}, "/etc in the new root is Lrwxrwxrwx"},
+		{map[string]string{"/usr/bin": "->../../outside"}, "/usr/bin in the new root is Lrwxrwxrwx"},
+		{map[string]string{"/usr": ""}, "/usr in the new root is -rw"},
+	} {
+		err := checkDirectories(newRootWith(t, c.files), "etc", "usr", "usr/bin")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("checkDirectories of %q = %v, want %q", c.files, err, c.want)
 		}
 	}
 }
